@@ -1,0 +1,67 @@
+"""Fixtures for every test: where the real test images are, and a clean state around each test."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# One thread: tiny tensors gain nothing from more, and results do not depend on the machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test may reach for the network by accident; a test marked `hub` sets it back itself.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_EVALUATE_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder of the public test sets (Set5, Set14, BSD100, ...), from the variable UCIP_DATA."""
+    value = os.environ.get("UCIP_DATA")
+    if not value:
+        pytest.skip("UCIP_DATA is unset: it names the folder with Set5, Set14, BSD100 and CID22")
+    root = Path(value).expanduser().resolve()
+    if not root.is_dir():
+        pytest.fail(f"UCIP_DATA={value} is not a folder")
+    return root
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    """Top folder of the clone: the one with pyproject.toml."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _clean_state() -> Iterator[None]:
+    """Run torch on one thread, and forget Accelerate's process-wide state after each test.
+
+    Both only where a test has imported the library: a test of the command line stays fast.
+    """
+    _limit_threads()
+    yield
+    if "accelerate.state" in sys.modules:
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def _limit_threads() -> None:
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(1)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip GPU tests by name where there is no GPU."""
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device, and torch sees none")
