@@ -1,0 +1,43 @@
+"""Adapt a compressed-image super-resolution network to a new codec with a small prompt adapter.
+
+The public names are loaded on first use, so that ``import ucip_adapt`` stays cheap: it imports
+neither torch nor peft nor evaluate.
+
+>>> import ucip_adapt
+>>> ucip_adapt.__version__
+'0.1.0'
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ucip_adapt.metrics import psnr as psnr
+    from ucip_adapt.metrics import score as score
+    from ucip_adapt.metrics import ssim as ssim
+
+__version__ = "0.1.0"
+
+# Public name -> module that defines it. The imports above tell type checkers the same; a test
+# compares the two.
+_EXPORTS = {
+    "psnr": "ucip_adapt.metrics",
+    "score": "ucip_adapt.metrics",
+    "ssim": "ucip_adapt.metrics",
+}
+
+__all__ = ["__version__", "psnr", "score", "ssim"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  # the table's values have types of all kinds
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'ucip_adapt' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_EXPORTS[name]), name)
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,350 @@
+"""Options of a recipe: a frozen dataclass, filled from defaults, then a TOML file, then flags.
+
+A recipe declares what it understands and nothing else passes:
+
+>>> @dataclass(frozen=True)
+... class Options:
+...     learning_rate: float = option(3e-4, "Peak step size of Adam.", minimum=0.0)
+...     max_train_steps: int = option(300, "Length of the training.", unit="optimizer steps")
+...     qualities: tuple[int, ...] = option((10, 20), "Codec qualities, drawn evenly.")
+>>> parse_config(Options, ["--learning-rate", "1e-3", "--qualities", "10", "40"], prog="demo")
+Options(learning_rate=0.001, max_train_steps=300, qualities=(10, 40))
+>>> parse_config(Options, ["--learnig_rate", "1"], prog="demo")
+Traceback (most recent call last):
+    ...
+ucip_adapt.errors.UnknownNameError: unknown flag '--learnig_rate'; did you mean '--learning_rate'? \
+Known: --config, --help, --learning_rate, --max_train_steps, --qualities
+
+TOML, because ``3e-4`` is a number there; plain YAML readers return a string.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import tomllib
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
+
+from ucip_adapt._values import check_hint, check_range, from_text, from_toml, unwrap_optional
+from ucip_adapt.errors import ConfigError, UcipError, unknown_name
+
+__all__ = ["option", "parse_config", "required", "run_recipe", "to_dict"]
+
+T = TypeVar("T")
+_METADATA_KEY = "ucip_adapt.option"
+_EXIT_CODE_KNOWN_ERROR = 2
+
+
+@dataclass(frozen=True)
+class _Meta:
+    """What a field of an options class says about itself besides type and default."""
+
+    help: str
+    unit: str
+    minimum: float | None
+    maximum: float | None
+
+
+def option(
+    default: T,
+    help: str,  # noqa: A002  # the word that everyone knows from argparse
+    *,
+    unit: str = "",
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> T:
+    """Declare one option of a frozen dataclass; use it like :func:`dataclasses.field`.
+
+    Args:
+        default: Value when neither the file nor a flag gives one. Tuples, not lists.
+        help: One sentence for ``--help``.
+        unit: Unit of the value, shown in ``--help`` (``"LR pixels"``).
+        minimum: Smallest value allowed, for numbers and for each entry of a tuple of numbers.
+        maximum: Largest value allowed.
+
+    Returns:
+        A dataclass field; declared as ``T`` so that a type checker compares it with the annotation.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Options:
+        ...     seed: int = option(0, "Seed of data order and initial weights.", minimum=0)
+        >>> Options().seed
+        0
+    """
+    meta = _Meta(help, unit, minimum, maximum)
+    return dataclasses.field(default=default, metadata={_METADATA_KEY: meta})
+
+
+def required(
+    help: str,  # noqa: A002  # as in `option`
+    *,
+    unit: str = "",
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> Any:  # noqa: ANN401  # a field without a default has no type of its own
+    """Declare an option that has no default; it stands before those that have one.
+
+    Args:
+        help: One sentence for ``--help``.
+        unit: Unit of the value.
+        minimum: Smallest value allowed.
+        maximum: Largest value allowed.
+
+    Returns:
+        A dataclass field without a default.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Options:
+        ...     codec: str = required("Name of the codec.")
+        >>> parse_config(Options, [], prog="demo")
+        Traceback (most recent call last):
+            ...
+        ucip_adapt.errors.ConfigError: --codec is required: Name of the codec.
+    """
+    meta = _Meta(help, unit, minimum, maximum)
+    return dataclasses.field(metadata={_METADATA_KEY: meta})
+
+
+def parse_config(cls: type[T], argv: Sequence[str], *, prog: str = "", description: str = "") -> T:
+    """Fill an options class from defaults, a TOML file and flags; the later of the three wins.
+
+    Flags and keys are the names of the fields; ``--dry_run`` and ``--dry-run`` mean the same.
+    ``--config FILE.toml`` names the file, which holds one ``key = value`` for each option it sets.
+    ``--help`` prints every option and leaves with ``SystemExit(0)``.
+
+    Args:
+        cls: A frozen dataclass whose fields are made by :func:`option` and :func:`required`.
+            Types: int, float, str, bool, Path, Literal, ``tuple[X, ...]`` of these, ``X | None``.
+        argv: Command line without the program's name.
+        prog: Program's name for ``--help``.
+        description: First paragraph of ``--help``.
+
+    Returns:
+        A new instance of ``cls``.
+
+    Raises:
+        ConfigError: If a flag or key is unknown (the nearest and all known are named), a value
+            has the wrong type or range, a required one is missing, or the file cannot be read.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Options:
+        ...     seed: int = option(0, "Seed.")
+        >>> parse_config(Options, ["--seed", "7"], prog="demo")
+        Options(seed=7)
+    """
+    hints = typing.get_type_hints(cls)
+    fields = _fields(cls, hints)
+    flags = _read_flags(fields, hints, argv, prog, description)
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    file = flags.pop("config", None)
+    if file is not None:
+        for name, (key, raw) in _read_toml(Path(file), fields).items():
+            sources[name] = f"{file}: {key}"
+            values[name] = from_toml(raw, hints[name], sources[name])
+    for name, text in flags.items():
+        sources[name] = f"--{name}"
+        values[name] = from_text(text, hints[name], sources[name])
+    for name, value in values.items():
+        check_range(value, _meta(fields[name]).minimum, _meta(fields[name]).maximum, sources[name])
+    for name, field in fields.items():
+        if name not in values and field.default is dataclasses.MISSING:
+            raise ConfigError(f"--{name} is required: {_meta(field).help}")
+    return cls(**values)
+
+
+def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401  # any dataclass instance
+    """Turn an options object into plain values for JSON and for comparing two runs.
+
+    Args:
+        config: An instance made by :func:`parse_config`.
+
+    Returns:
+        One entry per option: paths as text with forward slashes, tuples as lists.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Options:
+        ...     output_dir: Path = option(Path("runs/webp"), "Where results go.")
+        >>> to_dict(Options())
+        {'output_dir': 'runs/webp'}
+    """
+
+    def plain(value: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, Path):
+            return value.as_posix()
+        return [plain(entry) for entry in value] if isinstance(value, tuple) else value
+
+    return {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def run_recipe(
+    main: Callable[[T], object],
+    cls: type[T],
+    *,
+    description: str,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run a recipe from its command line: parse, call ``main``, report known errors in one line.
+
+    Args:
+        main: The recipe; it gets the parsed options.
+        cls: The recipe's options class.
+        description: First paragraph of ``--help``.
+        argv: Arguments without the program's name; ``sys.argv[1:]`` by default.
+
+    Returns:
+        Exit code: 0, or 2 after a :class:`~ucip_adapt.errors.UcipError`, whose text is then on
+        stderr. Any other exception is a bug and keeps its traceback.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Options:
+        ...     seed: int = option(0, "Seed.")
+        >>> run_recipe(print, Options, description="Print the options.", argv=["--seed=3"])
+        Options(seed=3)
+        0
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        main(parse_config(cls, arguments, prog=Path(sys.argv[0]).name, description=description))
+    except UcipError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return _EXIT_CODE_KNOWN_ERROR
+    return 0
+
+
+# -- the options class ---------------------------------------------------------------------------
+
+
+def _fields(cls: type[Any], hints: dict[str, Any]) -> dict[str, dataclasses.Field[Any]]:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name, field in fields.items():
+        if _METADATA_KEY not in field.metadata:
+            raise TypeError(f"{cls.__name__}.{name}: declare it with option() or required()")
+        if name in {"config", "help"}:
+            raise TypeError(f"{cls.__name__}.{name}: this name belongs to the command line itself")
+        check_hint(hints[name], f"{cls.__name__}.{name}")
+    return fields
+
+
+def _meta(field: dataclasses.Field[Any]) -> _Meta:
+    meta: _Meta = field.metadata[_METADATA_KEY]
+    return meta
+
+
+# -- flags ---------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """Splits a command line into flags and text; every complaint is a ConfigError."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message.removeprefix("argument "))
+
+
+def _read_flags(
+    fields: dict[str, dataclasses.Field[Any]],
+    hints: dict[str, Any],
+    argv: Sequence[str],
+    prog: str,
+    description: str,
+) -> dict[str, Any]:
+    """Return the text of each flag that was given; tuples as lists of text."""
+    parser = _Parser(
+        prog=prog or None,
+        description=description,
+        epilog="Flags may be written with hyphens as well. A flag wins over the file.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE.toml", help="Read options from this file.")
+    for name, field in fields.items():
+        _add_flag(parser, name, field, hints[name])
+    known, extra = parser.parse_known_args([_underscores(token) for token in argv])
+    for token in extra:
+        if token.startswith("-"):
+            flag = token.partition("=")[0]
+            raise unknown_name("flag", flag, ["--config", "--help", *(f"--{n}" for n in fields)])
+    if extra:
+        raise ConfigError(f"unexpected argument '{extra[0]}': every value follows its flag")
+    return vars(known)
+
+
+def _underscores(token: str) -> str:
+    """``--dry-run=a-b`` -> ``--dry_run=a-b``; anything else stays."""
+    name, equals, value = token.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else token
+
+
+def _add_flag(
+    parser: argparse.ArgumentParser, name: str, field: dataclasses.Field[Any], hint: object
+) -> None:
+    text = _describe(field).replace("%", "%%")
+    inner, _ = unwrap_optional(hint)
+    if inner is bool:
+        parser.add_argument(f"--{name}", nargs="?", const="true", metavar="true|false", help=text)
+        parser.add_argument(
+            f"--no_{name}", dest=name, action="store_const", const="false", help=argparse.SUPPRESS
+        )
+    elif get_origin(inner) is tuple:
+        entry = _metavar(get_args(inner)[0])
+        parser.add_argument(f"--{name}", nargs="*", metavar=entry, help=text)
+    else:
+        parser.add_argument(f"--{name}", metavar=_metavar(inner), help=text)
+
+
+def _describe(field: dataclasses.Field[Any]) -> str:
+    meta = _meta(field)
+    notes = [f"unit: {meta.unit}"] if meta.unit else []
+    if field.default is dataclasses.MISSING:
+        notes.append("required")
+    else:
+        notes.append(f"default: {_show(field.default)}")
+    return f"{meta.help} [{'; '.join(notes)}]"
+
+
+def _show(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(_show(entry) for entry in value) or "empty"
+    if isinstance(value, bool | None):
+        return str(value).lower()
+    return value.as_posix() if isinstance(value, Path) else str(value)
+
+
+def _metavar(hint: object) -> str:
+    if get_origin(hint) is Literal:
+        return "|".join(str(choice) for choice in get_args(hint))
+    return {int: "INT", float: "FLOAT", Path: "PATH"}.get(typing.cast(type, hint), "TEXT")
+
+
+# -- the TOML file -------------------------------------------------------------------------------
+
+
+def _read_toml(path: Path, fields: dict[str, dataclasses.Field[Any]]) -> dict[str, tuple[str, Any]]:
+    """Return ``{field name: (key as written, value)}``."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not a text file in UTF-8: {error.reason}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    found: dict[str, tuple[str, Any]] = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in fields:
+            raise unknown_name(f"key in {path}:", key, fields)
+        if name in found:
+            raise ConfigError(f"{path}: '{key}' and '{found[name][0]}' are the same option")
+        found[name] = (key, value)
+    return found
