@@ -1,0 +1,102 @@
+"""R7 on one process: an injected NaN batch, skipped or stopped, with and without accumulation."""
+
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from ucip_adapt.errors import ConfigError, NonFiniteError
+from ucip_adapt.training.guard import GuardedStep, check_finite
+
+
+def run(policy, *, bad_step=2, accumulation=1, value=float("nan"), steps=5, in_gradient=False):
+    """Train a linear layer; sample id = step * accumulation + micro; the bad one is the last
+    micro-batch of a step."""
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulation)
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 1)
+    layer, optimizer = accelerator.prepare(layer, torch.optim.Adam(layer.parameters(), lr=0.1))
+    guard = GuardedStep(
+        accelerator, optimizer, list(layer.parameters()), policy=policy, max_grad_norm=1.0
+    )
+    updates, step = [], 0
+    for index in range(steps * accumulation):
+        x = torch.full((2, 3), 0.1 * (index + 1))
+        with accelerator.accumulate(layer):
+            out = layer(x)
+            if index == bad_step * accumulation + accumulation - 1:
+                # sqrt has an infinite slope at 0: the loss is finite, its gradient is not
+                out = (out - out.detach()).sqrt() if in_gradient else out * value
+            guard.backward(
+                out.square().mean() if not in_gradient else out.mean(), sample_ids=[index]
+            )
+            if accelerator.sync_gradients:
+                before = [p.detach().clone() for p in layer.parameters()]
+                updates.append(guard.step(step))
+                moved = any(
+                    not torch.equal(b, p) for b, p in zip(before, layer.parameters(), strict=True)
+                )
+                assert moved == updates[-1]
+                step += 1
+    return layer, guard, updates
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_skip_leaves_weights_finite_and_counts_the_step(value, accumulation):
+    layer, guard, updates = run("skip", value=value, accumulation=accumulation)
+    assert updates == [True, True, False, True, True]
+    assert guard.skipped == 1
+    assert all(torch.isfinite(p).all() for p in layer.parameters())
+
+
+def test_skip_sees_a_bad_gradient_of_a_finite_loss():
+    _, guard, updates = run("skip", in_gradient=True, bad_step=4)
+    assert updates == [True] * 4 + [False]
+    assert guard.skipped == 1
+
+
+def test_stop_names_step_and_samples():
+    with pytest.raises(NonFiniteError, match=r"step 2: the loss is NaN or infinite; samples 5\."):
+        run("stop", accumulation=2)
+    with pytest.raises(
+        NonFiniteError, match=r"step 1: the gradient of a finite loss .* samples 2, 3\."
+    ):
+        run("stop", accumulation=2, in_gradient=True, bad_step=1)
+
+
+def test_norm_is_that_before_clipping():
+    accelerator = Accelerator(cpu=True)
+    weight = nn.Parameter(torch.zeros(2))
+    optimizer = accelerator.prepare(torch.optim.SGD([weight], lr=1.0))
+    guard = GuardedStep(accelerator, optimizer, [weight], policy="stop", max_grad_norm=0.5)
+    guard.backward((weight * torch.tensor([3.0, 4.0])).sum(), sample_ids=[0])
+    guard.step(0)
+    assert guard.last_grad_norm == pytest.approx(5.0)
+    assert torch.allclose(weight.detach(), torch.tensor([-0.3, -0.4]), atol=1e-6)
+
+
+def test_wrong_use_is_named():
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    weight = nn.Parameter(torch.zeros(2))
+    optimizer = accelerator.prepare(torch.optim.SGD([weight], lr=1.0))
+    with pytest.raises(
+        ConfigError, match=r"unknown policy for non-finite steps 'skp'; did you mean 'skip'\?"
+    ):
+        GuardedStep(accelerator, optimizer, [weight], policy="skp")
+    with pytest.raises(ConfigError, match="there is no parameter to train"):
+        GuardedStep(accelerator, optimizer, [], policy="skip")
+    guard = GuardedStep(accelerator, optimizer, [weight], policy="skip")
+    with accelerator.accumulate(), pytest.raises(RuntimeError, match="call it if sync_gradients"):
+        guard.step(0)
+
+
+def test_check_finite_names_at_most_five():
+    check_finite([("i", torch.tensor([1])), ("f", torch.ones(2))], what="weights")
+    tensors = [(f"t{i}", torch.tensor(math.inf)) for i in range(7)]
+    with pytest.raises(
+        NonFiniteError, match=r"weights hold .* in 7 tensors: t0, t1, t2, t3, t4, \.\.\.$"
+    ):
+        check_finite(tensors, what="weights")

@@ -1,0 +1,1 @@
+"""What a training loop needs beside the loop: data order, schedule, guards, checkpoints."""
