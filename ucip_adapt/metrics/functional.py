@@ -126,7 +126,8 @@ def ssim(preds: Tensor, target: Tensor, *, data_range: float, crop_border: int =
     variances = (square_p - mean_p * mean_p) + (square_t - mean_t * mean_t)
     luminance = (2 * mean_p * mean_t + c1) / (mean_p * mean_p + mean_t * mean_t + c1)
     contrast_structure = (2 * covariance + c2) / (variances + c2)
-    return (luminance * contrast_structure).mean(dim=(1, 2, 3))  # (B,)
+    similarity: Tensor = (luminance * contrast_structure).mean(dim=(1, 2, 3))  # (B,)
+    return similarity
 
 
 def _gaussian_mean(maps: Tensor) -> Tensor:
