@@ -95,12 +95,32 @@ def test_hyphens_in_values_stay() -> None:
     assert parse("--output-dir=my-runs/a_b").output_dir == Path("my-runs/a_b")
 
 
+@pytest.mark.parametrize("argv", [["10", "20"], ["10,20"], ["10, 20"], ["10 20"], ["10,", "20"]])
+def test_lists_are_separated_by_blanks_or_commas(argv: list[str]) -> None:
+    assert parse("--qualities", *argv).qualities == (10, 20)
+
+
+def test_paths_in_a_list_keep_their_blanks() -> None:
+    @dataclass(frozen=True)
+    class Folders:
+        train_data_dir: tuple[Path, ...] = required("Folders with images.")
+
+    config = parse_config(Folders, ["--train_data_dir", "my images", "b,c"], prog="demo")
+    assert config.train_data_dir == (Path("my images"), Path("b,c"))
+
+
 def test_bool_flags_take_a_value_or_none() -> None:
     assert parse("--dry-run").dry_run
     assert parse("--dry-run", "true").dry_run
     assert not parse("--dry-run", "false").dry_run
     assert not parse("--no-ema").ema
     assert parse("--no-ema", "--ema").ema  # the last one counts, as everywhere
+
+
+def test_the_ends_of_a_range_belong_to_it() -> None:
+    config = parse("--learning_rate=0", "--max_train_steps=1", "--qualities", "0", "100")
+    assert (config.learning_rate, config.max_train_steps, config.qualities) == (0.0, 1, (0, 100))
+    assert parse("--max_train_steps=1000000").max_train_steps == 10**6
 
 
 def test_an_empty_list_is_possible(tmp_path: Path) -> None:

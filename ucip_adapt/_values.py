@@ -42,8 +42,10 @@ def from_text(text: str | list[str], hint: object, source: str) -> object:
     if optional and [word.lower() for word in words] == ["none"]:
         return None
     if get_origin(inner) is tuple:
-        parts = [part for word in words for part in word.split(",") if part]
-        return tuple(_scalar_from_text(part, get_args(inner)[0], source) for part in parts)
+        kind = get_args(inner)[0]
+        if kind is not Path:  # a path may hold blanks and commas
+            words = [part for word in words for part in word.replace(",", " ").split()]
+        return tuple(_scalar_from_text(word, kind, source) for word in words)
     return _scalar_from_text(words[0], inner, source)
 
 
