@@ -1,0 +1,288 @@
+"""The schema of ``results.json``, which every recipe writes and every table is rendered from.
+
+Top-level keys, in this order; only ``format_version`` and ``kind`` are always there:
+
+=================== ==============================================================================
+``format_version``  ``"1.0"``. A reader warns of unknown keys and refuses a newer major version.
+``kind``            What the run was: ``"pretrain_base"``, ``"tune_prompts"``, ``"evaluate"``, ...
+``command``         The command line, without paths of this machine (:func:`command_line`).
+``config``          The resolved options.
+``environment``     Versions, hardware, commit (:func:`environment`).
+``seconds``         Wall-clock time: a number, or numbers by phase.
+``peak_memory_mib`` Peak resident memory of the main process in MiB, or null.
+``parameters``      Counts: total, trainable, bytes of the adapter.
+``scores``          Scores by data set, quality and protocol, for base and adapter.
+``files``           What else the run left: name and sha256 or size.
+=================== ==============================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ucip_adapt.errors import ConfigError, UcipError, unknown_name
+from ucip_adapt.training.atomic import write_atomically
+
+__all__ = [
+    "FORMAT_VERSION",
+    "TOP_LEVEL_KEYS",
+    "ResultsError",
+    "check_format_version",
+    "command_line",
+    "environment",
+    "peak_memory_mib",
+    "portable",
+    "read_results",
+    "write_results",
+]
+
+FORMAT_VERSION = "1.0"
+TOP_LEVEL_KEYS = (
+    "format_version",
+    "kind",
+    "command",
+    "config",
+    "environment",
+    "seconds",
+    "peak_memory_mib",
+    "parameters",
+    "scores",
+    "files",
+)
+_DISTRIBUTIONS = ("torch", "numpy", "pillow", "peft", "accelerate", "huggingface_hub", "ucip-adapt")
+
+
+class ResultsError(UcipError):
+    """A results file is missing, damaged or of a format that this version cannot read."""
+
+
+def check_format_version(found: object, supported: str, *, what: str) -> None:
+    """Apply the rule of all our files: same major version or an error.
+
+    Args:
+        found: The version in the file, ``"major.minor"``.
+        supported: The version that this code writes.
+        what: The file, for the message.
+
+    Raises:
+        ResultsError: If the version is malformed or its major number is another one.
+
+    Example:
+        >>> check_format_version("1.7", "1.0", what="results.json")
+        >>> check_format_version("2.0", "1.0", what="results.json")
+        Traceback (most recent call last):
+        ucip_adapt.training.results.ResultsError: results.json has format_version 2.0, but this \
+version of ucip-adapt reads 1.x; update the package
+    """
+    parts = found.split(".") if isinstance(found, str) else []
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise ResultsError(f"{what} has format_version {found!r}, expected one like {supported!r}")
+    major = supported.split(".", maxsplit=1)[0]
+    if parts[0] != major:
+        hint = "update the package" if int(parts[0]) > int(major) else "write it again"
+        raise ResultsError(
+            f"{what} has format_version {found}, but this version of ucip-adapt reads {major}.x; "
+            f"{hint}"
+        )
+
+
+def environment() -> dict[str, Any]:
+    """Where a number came from: versions, hardware and commit, but no host name and no path.
+
+    Returns:
+        ``versions`` (python and libraries; null where one is not installed), ``system``, ``cpu``,
+        ``cpu_cores``, ``torch_threads``, ``gpu`` (name or null) and ``commit`` (of the checkout
+        that the package is run from, with ``+dirty`` if tracked files were changed, else null).
+
+    Example:
+        >>> sorted(environment())
+        ['commit', 'cpu', 'cpu_cores', 'gpu', 'system', 'torch_threads', 'versions']
+    """
+    import torch  # here and not above: a table of results can be printed without it
+
+    versions = {name: _version(name) for name in _DISTRIBUTIONS}
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cpu_cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "commit": _commit(Path(__file__).resolve()),
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit(source: Path) -> str | None:
+    git = shutil.which("git")
+    if git is None:
+        return None
+
+    def ask(*arguments: str) -> str | None:
+        done = subprocess.run(  # noqa: S603 - fixed words, no shell
+            [git, "-C", str(source.parent), *arguments], capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # An environment inside somebody else's clone must not report that clone's commit: the source
+    # itself has to be tracked.
+    if ask("ls-files", "--error-unmatch", source.name) is None:
+        return None
+    commit = ask("rev-parse", "HEAD")
+    changes = ask("status", "--porcelain", "--untracked-files=no")
+    return f"{commit}+dirty" if commit and changes else commit
+
+
+def peak_memory_mib() -> float | None:
+    """Highest resident memory of this process so far, in MiB; None where it cannot be asked for.
+
+    Data workers are processes of their own and are not counted.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def portable(value: Any) -> Any:  # noqa: ANN401 - JSON has no narrower type
+    """Replace absolute paths: relative under the working folder, ``.../name`` elsewhere.
+
+    Args:
+        value: A string, a path, or dictionaries and sequences of them, to any depth.
+
+    Returns:
+        The same shape with strings for paths and lists for tuples.
+
+    Example:
+        >>> portable({"out": Path.cwd() / "runs" / "a", "data": "/mnt/images"})
+        {'out': 'runs/a', 'data': '.../images'}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): portable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(item) for item in value]
+    if not isinstance(value, str | Path):
+        return value
+    path = Path(value)
+    if not path.is_absolute():
+        return path.as_posix() if isinstance(value, Path) else value
+    if path.is_relative_to(Path.cwd()):
+        return path.relative_to(Path.cwd()).as_posix()
+    return f".../{path.name}"
+
+
+def command_line(argv: Sequence[str] | None = None) -> str:
+    """The command as one would type it again, without paths of this machine.
+
+    Args:
+        argv: Script and arguments; ``sys.argv`` if None.
+
+    Example:
+        >>> command_line(["recipes/tune_prompts.py", "--codec=webp", "--data=/mnt/my images"])
+        "python recipes/tune_prompts.py --codec=webp '--data=.../my images'"
+    """
+    words = []
+    for word in sys.argv if argv is None else argv:
+        flag, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+        words.append(f"{flag}{equals}{portable(value)}")
+    return f"python {shlex.join(words)}"
+
+
+def write_results(path: str | Path, results: Mapping[str, Any]) -> None:
+    """Write a results file atomically.
+
+    ``format_version`` is added, absolute paths go through :func:`portable`, and NaN or infinite
+    numbers, which JSON has no place for, become null with a warning.
+
+    Args:
+        path: The file, usually ``results.json`` in the output folder.
+        results: Values by the top-level keys of this module's table; ``kind`` is required.
+
+    Raises:
+        ConfigError: If a key is unknown, ``kind`` is missing, or a value is not JSON.
+        OSError: If the file cannot be written; an old one is then untouched.
+    """
+    for key in results:
+        if key not in TOP_LEVEL_KEYS:
+            raise unknown_name("key of a results file", key, TOP_LEVEL_KEYS)
+    if not results.get("kind"):
+        raise ConfigError("a results file needs 'kind': what the run was, like 'tune_prompts'")
+    whole = {**results, "format_version": FORMAT_VERSION}
+    ordered = {key: _finite(portable(whole[key]), key) for key in TOP_LEVEL_KEYS if key in whole}
+    try:
+        text = json.dumps(ordered, indent=2, allow_nan=False)
+    except TypeError as error:
+        raise ConfigError(
+            f"results for {Path(path).name} hold a value that is not JSON: {error}"
+        ) from error
+    write_atomically(Path(path), (text + "\n").encode())
+
+
+def _finite(value: Any, key: str) -> Any:  # noqa: ANN401 - JSON has no narrower type
+    if isinstance(value, dict):
+        return {name: _finite(item, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item, f"{key}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        warnings.warn(f"{key} is {value}; written as null", stacklevel=3)
+        return None
+    return value
+
+
+def read_results(path: str | Path) -> dict[str, Any]:
+    """Read a results file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content; unknown keys are kept, with a warning.
+
+    Raises:
+        ResultsError: If the file is missing, not JSON, or of another major version.
+    """
+    path = Path(path)
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ResultsError(f"there is no results file {path}") from None
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{path} is not a readable results file: {error}") from error
+    if not isinstance(results, dict):
+        raise ResultsError(f"{path} is not a results file: it holds no JSON object")
+    check_format_version(results.get("format_version"), FORMAT_VERSION, what=str(path))
+    unknown = sorted(results.keys() - set(TOP_LEVEL_KEYS))
+    if unknown:
+        warnings.warn(
+            f"{path} has keys unknown to this version: {', '.join(unknown)}", stacklevel=2
+        )
+    return results
