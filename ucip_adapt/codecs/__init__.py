@@ -1,0 +1,37 @@
+"""Codecs by name: one explicit table."""
+
+from __future__ import annotations
+
+from ucip_adapt.codecs.base import Availability, Codec, CodecSpec, Degraded
+from ucip_adapt.codecs.pillow import JPEG, WEBP
+from ucip_adapt.errors import unknown_name
+
+__all__ = ["CODECS", "Availability", "Codec", "CodecSpec", "Degraded", "get_codec", "list_codecs"]
+
+CODECS: dict[str, Codec] = {codec.spec.name: codec for codec in (JPEG, WEBP)}
+"""Every codec, by the name that flags and suites use."""
+
+
+def get_codec(name: str) -> Codec:
+    """Find a codec.
+
+    Raises:
+        UnknownNameError: With the names there are.
+
+    Example:
+        >>> get_codec("webp").spec.qualities
+        (10, 20, 30, 40)
+    """
+    if name not in CODECS:
+        raise unknown_name("codec", name, CODECS)
+    return CODECS[name]
+
+
+def list_codecs() -> list[tuple[CodecSpec, Availability]]:
+    """Every codec with its availability on this machine, in the table's order.
+
+    Example:
+        >>> [spec.name for spec, availability in list_codecs() if availability.ok]
+        ['jpeg', 'webp']
+    """
+    return [(codec.spec, codec.available()) for codec in CODECS.values()]

@@ -1,0 +1,78 @@
+"""MATLAB's bicubic x1/4, bit for bit, and the bicubic x4 that every gain is measured against.
+
+MATLAB's ``imresize(image, 1/4, "bicubic")`` on uint8 filters along the first axis, **rounds to uint8**, then along the
+second; the kernel (a = -0.5) is stretched by 4. Pillow's ``BICUBIC`` has the same kernel and rounding but goes columns
+first and renormalises at the edge instead of extending the image. So: extend by 16 pixels, swap the axes, let Pillow
+resize, swap back, drop the frame. 219 of 219 benchmark pairs come out equal.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ucip_adapt.errors import DataError, unknown_name
+
+__all__ = ["EdgeRule", "bicubic_down4", "bicubic_up4", "modcrop"]
+
+EdgeRule = Literal["edge", "symmetric"]
+
+_FRAME = 16
+
+
+def modcrop(image: NDArray[np.uint8], scale: int = 4) -> NDArray[np.uint8]:
+    """Keep the top-left part whose sides are multiples of ``scale``.
+
+    Example:
+        >>> modcrop(np.zeros((9, 14, 3), np.uint8)).shape
+        (8, 12, 3)
+    """
+    height, width = image.shape[:2]
+    return image[: height - height % scale, : width - width % scale]
+
+
+def bicubic_down4(hr: NDArray[np.uint8], *, edge: EdgeRule = "symmetric") -> NDArray[np.uint8]:
+    """Reduce an image to a quarter as MATLAB does, bit for bit.
+
+    Args:
+        hr: ``H x W x 3`` uint8, sides multiples of 4 (:func:`modcrop`).
+        edge: What lies outside: ``"symmetric"`` mirrors, as current MATLAB releases do; ``"edge"`` repeats the last
+            pixel, as older ones did, which made the stored benchmark images.
+
+    Returns:
+        ``H/4 x W/4 x 3`` uint8.
+
+    Raises:
+        DataError: If a side is no multiple of 4, or under 4 pixels.
+        UnknownNameError: If ``edge`` is unknown.
+    """
+    if edge not in get_args(EdgeRule):
+        raise unknown_name("edge rule", edge, get_args(EdgeRule))
+    height, width = hr.shape[:2]
+    if height % 4 or width % 4 or min(height, width) < 4:
+        raise DataError(
+            f"an image of {height} x {width} pixels cannot be reduced to a quarter: crop it with modcrop"
+        )
+    padded = np.pad(hr, ((_FRAME, _FRAME), (_FRAME, _FRAME), (0, 0)), mode=edge)
+    swapped = Image.fromarray(np.ascontiguousarray(padded.transpose(1, 0, 2)))
+    size = (
+        (height + 2 * _FRAME) // 4,
+        (width + 2 * _FRAME) // 4,
+    )  # Pillow says width first: the axes are swapped
+    small = np.asarray(swapped.resize(size, Image.Resampling.BICUBIC)).transpose(1, 0, 2)
+    frame = _FRAME // 4
+    return np.ascontiguousarray(small[frame:-frame, frame:-frame])
+
+
+def bicubic_up4(lq: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Enlarge an ``H x W x 3`` uint8 image four times by Pillow's bicubic: the baseline of every gain.
+
+    Example:
+        >>> bicubic_up4(np.full((2, 3, 3), 7, np.uint8)).shape
+        (8, 12, 3)
+    """
+    height, width = lq.shape[:2]
+    return np.asarray(Image.fromarray(lq).resize((4 * width, 4 * height), Image.Resampling.BICUBIC))

@@ -1,0 +1,137 @@
+"""From a high-resolution image to its compressed low-resolution one, in the paper's order.
+
+The **whole** image is reduced to a quarter, the **whole** small image is compressed; crops are taken afterwards. A
+compressed crop is another degradation: its block grid starts elsewhere and its entropy coder has seen less.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ucip_adapt.codecs import CODECS, get_codec
+from ucip_adapt.codecs.base import fingerprint_digest
+from ucip_adapt.data.bicubic import EdgeRule, bicubic_down4, modcrop
+from ucip_adapt.data.cache import ArrayCache, file_digest
+from ucip_adapt.data.images import read_rgb
+from ucip_adapt.errors import ConfigError, DataError
+
+__all__ = ["DegradedImage", "Setting", "degrade_images", "parse_settings"]
+
+
+class Setting(NamedTuple):
+    """One codec at one quality, a cell of the suite."""
+
+    codec: str
+    quality: int
+
+    def __str__(self) -> str:
+        """``codec:quality``, as flags write it."""
+        return f"{self.codec}:{self.quality}"
+
+
+def parse_settings(codec: str, qualities: tuple[int, ...] | None = None) -> list[Setting]:
+    """Settings of a codec: the given qualities, or those that its suite uses.
+
+    Raises:
+        UnknownNameError: If there is no such codec.
+        ConfigError: If a quality is out of the codec's range.
+
+    Example:
+        >>> [str(setting) for setting in parse_settings("webp", (10, 40))]
+        ['webp:10', 'webp:40']
+    """
+    spec = get_codec(codec).spec
+    chosen = qualities or spec.qualities
+    if len(set(chosen)) != len(chosen):
+        raise ConfigError(f"qualities {chosen}: one is named twice")
+    return [Setting(codec, spec.check_quality(quality)) for quality in chosen]
+
+
+@dataclass(frozen=True)
+class DegradedImage:
+    """One image and its compressed versions.
+
+    Attributes:
+        name: File name without suffix.
+        gt: Ground truth, ``4H x 4W x 3`` uint8.
+        lq: Compressed low-resolution images, ``H x W x 3`` uint8, by setting.
+    """
+
+    name: str
+    gt: NDArray[np.uint8]
+    lq: dict[Setting, NDArray[np.uint8]]
+
+
+def _degrade_file(
+    path: Path, settings: list[Setting], cache: ArrayCache, edge: EdgeRule, min_side: int
+) -> DegradedImage:
+    source = file_digest(path)
+    gt = cache.get(f"gt {source}", lambda: modcrop(read_rgb(path)))
+    height, width = gt.shape[0] // 4, gt.shape[1] // 4
+    if min(height, width) < min_side:
+        raise DataError(
+            f"{path} is too small: {gt.shape[1]} x {gt.shape[0]} pixels give a low-resolution image of "
+            f"{width} x {height}, and crops of {min_side} are asked for (--patch_size)"
+        )
+
+    def compressed(setting: Setting) -> NDArray[np.uint8]:
+        codec = get_codec(setting.codec)
+        key = f"lq {source} {edge} {fingerprint_digest(codec.fingerprint())} {setting}"
+        return cache.get(
+            key,
+            lambda: (
+                codec.roundtrip(bicubic_down4(np.asarray(gt), edge=edge), setting.quality).pixels
+            ),
+        )
+
+    return DegradedImage(path.stem, gt, {setting: compressed(setting) for setting in settings})
+
+
+def degrade_images(
+    paths: list[Path],
+    settings: list[Setting],
+    cache: ArrayCache,
+    *,
+    edge: EdgeRule = "symmetric",
+    min_side: int = 1,
+    workers: int = 2,
+    progress: bool = False,
+) -> list[DegradedImage]:
+    """Reduce and compress images at every setting; what the cache holds is not made again.
+
+    Args:
+        paths: Image files.
+        settings: Codecs and qualities.
+        cache: Where decoded pixels are kept.
+        edge: Rule of :func:`~ucip_adapt.data.bicubic.bicubic_down4`.
+        min_side: Smallest side of a low-resolution image that is allowed, in pixels.
+        workers: Threads; codecs and Pillow release the interpreter lock.
+        progress: Whether to show a bar.
+
+    Raises:
+        DataError: If an image cannot be read or is too small; the message names it.
+        CodecError: If a codec is not available.
+    """
+    for name in {setting.codec for setting in settings}:
+        require_codec(name)
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        jobs = pool.map(lambda path: _degrade_file(path, settings, cache, edge, min_side), paths)
+        return list(tqdm(jobs, total=len(paths), desc="images", unit="image", disable=not progress))
+
+
+def require_codec(name: str) -> None:
+    """Raise a CodecError with the reason and the cure if a codec does not work here."""
+    from ucip_adapt.errors import CodecError
+
+    availability = CODECS[name].available()
+    if not availability.ok:
+        raise CodecError(
+            f"codec {name} is not available: {availability.reason}. {availability.install}"
+        )

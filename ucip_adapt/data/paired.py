@@ -1,0 +1,101 @@
+"""Training crops: the same place, the same flips, of a compressed image and its truth."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ucip_adapt.data.degrade import DegradedImage, Setting
+from ucip_adapt.errors import ConfigError, DataError
+
+__all__ = ["CropSample", "PairedCrops", "to_tensor"]
+
+
+class CropSample(TypedDict):
+    """One training sample."""
+
+    lq: Tensor
+    """Compressed crop, ``(3, p, p)`` in [0, 1]."""
+    gt: Tensor
+    """Truth, ``(3, 4p, 4p)`` in [0, 1]."""
+    slot: int
+    """Position of the sample's codec among the codecs of the run."""
+    index: int
+    """Number of the sample in the run."""
+
+
+def to_tensor(rgb: NDArray[np.uint8]) -> Tensor:
+    """Turn ``H x W x 3`` uint8 into ``(3, H, W)`` float32 in [0, 1].
+
+    Example:
+        >>> to_tensor(np.full((1, 2, 3), 255, np.uint8)).shape
+        torch.Size([3, 1, 2])
+    """
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous().float().div_(255)
+
+
+class PairedCrops(Dataset[CropSample]):
+    """Endless crops, each a function of ``(seed, index)`` and of nothing else.
+
+    Images come in a new random order every epoch. Settings take turns, so that each is drawn equally often.
+
+    Args:
+        images: Degraded images, all with the same settings.
+        patch_size: Side of a crop in LQ pixels.
+        seed: Seed of order, places and flips.
+
+    Raises:
+        DataError: If there is no image, or one is smaller than a crop.
+        ConfigError: If ``patch_size`` is under 2.
+    """
+
+    def __init__(self, images: list[DegradedImage], *, patch_size: int, seed: int) -> None:
+        if not images:
+            raise DataError("no training images")
+        if patch_size < 2:
+            raise ConfigError(f"patch_size={patch_size}: need at least 2 pixels")
+        for image in images:
+            if min(image.gt.shape[:2]) < 4 * patch_size:
+                raise DataError(
+                    f"image {image.name} is smaller than a crop of {patch_size} LQ pixels"
+                )
+        self.images = images
+        self.settings: list[Setting] = list(images[0].lq)
+        codecs = list(dict.fromkeys(setting.codec for setting in self.settings))
+        self.slots = [codecs.index(setting.codec) for setting in self.settings]
+        self.patch_size = patch_size
+        self.seed = seed
+        self._order: tuple[int, NDArray[np.intp]] = (-1, np.zeros(0, np.intp))
+
+    def _image(self, index: int) -> DegradedImage:
+        epoch, place = divmod(index, len(self.images))
+        if self._order[0] != epoch:
+            order = np.random.default_rng([self.seed, 1, epoch]).permutation(len(self.images))
+            self._order = (epoch, order)
+        return self.images[int(self._order[1][place])]
+
+    def __getitem__(self, index: int) -> CropSample:
+        """Cut sample number ``index``."""
+        image = self._image(index)
+        turn = index % len(self.settings)
+        lq = image.lq[self.settings[turn]]
+        random = np.random.default_rng([self.seed, 2, index])
+        size = self.patch_size
+        top = int(random.integers(lq.shape[0] - size + 1))
+        left = int(random.integers(lq.shape[1] - size + 1))
+        lq_crop = lq[top : top + size, left : left + size]
+        gt_crop = image.gt[4 * top : 4 * (top + size), 4 * left : 4 * (left + size)]
+        vertical, horizontal = random.integers(2, size=2)
+        rows = slice(None, None, -1 if vertical else 1)
+        columns = slice(None, None, -1 if horizontal else 1)
+        return {
+            "lq": to_tensor(lq_crop[rows, columns]),
+            "gt": to_tensor(gt_crop[rows, columns]),
+            "slot": self.slots[turn],
+            "index": index,
+        }

@@ -1,0 +1,140 @@
+"""Weights of a base on disk: a folder of ``config.json``, ``model.safetensors`` and a card, as on the Hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ucip_adapt.assets import shipped_base_folder, shipped_bases
+from ucip_adapt.errors import BaseFormatError, ConfigError
+
+if TYPE_CHECKING:
+    from ucip_adapt.models.ucip import UCIP
+
+__all__ = ["load_weights", "locate_base", "read_safetensors", "save_weights"]
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+
+
+def locate_base(
+    name: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+    token: str | bool | None = None,
+) -> Path:
+    """Find the folder of a base: a shipped name, then a local folder, then a Hub repository.
+
+    Raises:
+        ConfigError: If the name is none of the three.
+        BaseFormatError: If the Hub does not have it or cannot be reached.
+    """
+    shipped = shipped_base_folder(name)
+    if shipped is not None:
+        return shipped
+    if Path(name).is_dir():
+        return Path(name)
+    if not _HUB_ID.match(name):
+        raise ConfigError(
+            f"no base '{name}': it is not a folder, not of the form user/repository, and not one of the shipped ones: "
+            f"{', '.join(shipped_bases())}"
+        )
+    try:
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                force_download=force_download,
+                token=token,
+                allow_patterns=["config.json", "model.safetensors", "README.md", "LICENSE*"],
+            )
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise BaseFormatError(f"cannot get base '{name}' from the Hub: {error}") from error
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file whole.
+
+    Returns:
+        Tensors on the CPU, and the file's metadata.
+
+    Raises:
+        BaseFormatError: If the file is missing or malformed.
+    """
+    try:
+        with safe_open(os.fspath(path), framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise BaseFormatError(f"cannot read {path}: {error}") from error
+
+
+def load_weights(model: UCIP, path: Path) -> None:
+    """Load a base's weights strictly: every tensor, no other, right shapes, finite values, the recorded fingerprint.
+
+    Args:
+        model: Network to fill; unchanged if an error is raised.
+        path: ``model.safetensors``.
+
+    Raises:
+        BaseFormatError: With what is missing, surplus, mis-shaped, non-finite or altered.
+    """
+    tensors, metadata = read_safetensors(path)
+    _check_tensors(model.base_tensors(), tensors, path)
+    with torch.no_grad():
+        model.load_state_dict(tensors)
+    recorded = metadata.get("fingerprint")
+    if recorded is not None and recorded != model.fingerprint:
+        raise BaseFormatError(
+            f"{path} was altered or its config.json was: it says fingerprint {recorded[:12]}, its values have "
+            f"{model.fingerprint[:12]}"
+        )
+
+
+def _check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
+    missing, surplus = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or surplus:
+        raise BaseFormatError(
+            f"{path} does not fit its config.json: {len(missing)} tensors missing {missing[:3]}, "
+            f"{len(surplus)} unknown {surplus[:3]}"
+        )
+    for name, value in found.items():
+        if value.shape != expected[name].shape:
+            raise BaseFormatError(
+                f"{path}: {name} has shape {tuple(value.shape)}, config.json asks for {tuple(expected[name].shape)}"
+            )
+        if not torch.isfinite(value).all():
+            raise BaseFormatError(f"{path}: {name} holds NaN or infinite values")
+
+
+def save_weights(model: UCIP, folder: Path) -> None:
+    """Write ``config.json`` and ``model.safetensors`` of a base, adapters left out.
+
+    Each file is written beside its place and renamed, so that a full disk leaves the old one.
+    """
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in model.base_tensors().items()
+    }
+    metadata = {"format": "pt", "format_version": "1.0", "fingerprint": model.fingerprint}
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    temporary = weights.with_suffix(".tmp")
+    save_file(tensors, os.fspath(temporary), metadata=metadata)
+    temporary.replace(weights)
+    temporary = config.with_suffix(".tmp")
+    temporary.write_text(json.dumps(model.config.to_dict(), indent=2) + "\n", encoding="utf-8")
+    temporary.replace(config)

@@ -1,0 +1,198 @@
+"""PTMM, the prompt-guided token mixer module, and its parts (Eq. 2 to 5 of the model page; Fig. 2 of the paper).
+
+Tensors between the parts are channels last, ``(B, H, W, C)``: linear maps and norms then need no copy, and a
+permuted view is what convolutions call ``torch.channels_last``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ucip_adapt.models.sampling import Sampler, deform_sample_1d
+
+__all__ = [
+    "MLP",
+    "PTMM",
+    "SPADE",
+    "OffsetLayer",
+    "TokenMixer",
+    "to_channels_first",
+    "to_channels_last",
+]
+
+
+def to_channels_first(x: Tensor) -> Tensor:
+    """View ``(B, H, W, C)`` as ``(B, C, H, W)`` in channels-last memory; no copy."""
+    return x.permute(0, 3, 1, 2)
+
+
+def to_channels_last(x: Tensor) -> Tensor:
+    """View ``(B, C, H, W)`` as ``(B, H, W, C)``; no copy when the memory is channels last already."""
+    return x.permute(0, 2, 3, 1)
+
+
+class OffsetLayer(nn.Module):
+    """Predict how far every token is fetched from, out of features and prompt (Eq. 2).
+
+    Args:
+        dim: Channels C of the features.
+        prompt_dim: Channels C_p of the prompt.
+        share: Neighbouring channels S that share one offset (2 in the released code).
+    """
+
+    def __init__(self, dim: int, prompt_dim: int, share: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.prompt_dim = prompt_dim
+        self.share = share
+        self.norm = nn.LayerNorm(dim + prompt_dim)
+        self.linear = nn.Linear(dim + prompt_dim, 2 * dim // share)
+
+    def forward(self, x: Tensor, prompt: Tensor) -> Tensor:
+        """Map ``(B, H, W, C)`` and ``(B, H, W, C_p)`` to offsets ``(B, 2C/S, H, W)``: horizontal first, then vertical.
+
+        Unit: feature pixels, unbounded. Computed in float32 even under autocast: a bfloat16 offset of 20 pixels has
+        steps of an eighth of a pixel.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            dtype = self.linear.weight.dtype
+            joined = torch.cat([x.to(dtype), prompt.to(dtype)], dim=-1)
+            return to_channels_first(self.linear(self.norm(joined)))
+
+
+class TokenMixer(nn.Module):
+    """Mix tokens along both axes at the offsets, and locally; fuse by global statistics (Eq. 3 and 4).
+
+    Args:
+        dim: Channels C.
+        local: False leaves out the depth-wise 5 x 5 branch (Table 5); two branches are fused then.
+        sampler: Which implementation of the one-dimensional sampling to use.
+    """
+
+    def __init__(self, dim: int, *, local: bool = True, sampler: Sampler = "grid") -> None:
+        super().__init__()
+        self.dim = dim
+        self.sampler: Sampler = sampler
+        self.horizontal = nn.Linear(dim, dim)
+        self.vertical = nn.Linear(dim, dim)
+        self.local = nn.Conv2d(dim, dim, 5, padding=2, groups=dim) if local else None
+        self.branches = 3 if local else 2
+        self.fusion = MLP(dim, dim // 4, self.branches * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, z: Tensor, offset: Tensor) -> Tensor:
+        """Mix normalised features ``(B, H, W, C)`` with offsets ``(B, 2C/S, H, W)``; returns ``(B, H, W, C)``."""
+        planes = to_channels_first(z)
+        # The samplers read planes; one copy serves both axes.
+        planar = planes.contiguous()
+        offset_h, offset_v = offset.contiguous().chunk(2, dim=1)
+        sampled_h = deform_sample_1d(planar, offset_h, axis="horizontal", method=self.sampler)
+        sampled_v = deform_sample_1d(planar, offset_v, axis="vertical", method=self.sampler)
+        branches = [
+            self.horizontal(to_channels_last(sampled_h)),
+            self.vertical(to_channels_last(sampled_v)),
+        ]
+        if self.local is not None:
+            branches.append(to_channels_last(self.local(planes)))
+        pooled = torch.stack([branch.mean(dim=(1, 2)) for branch in branches]).sum(dim=0)  # (B, C)
+        weights = (
+            self.fusion(pooled).view(-1, self.dim, self.branches).softmax(dim=-1)
+        )  # unit c * 3 + k
+        mixed = branches[0] * weights[:, None, None, :, 0]
+        for k, branch in enumerate(branches[1:], start=1):
+            mixed = torch.addcmul(mixed, branch, weights[:, None, None, :, k])
+        return self.proj(mixed)
+
+
+class MLP(nn.Module):
+    """Linear, exact GELU, Linear on the last axis.
+
+    Args:
+        dim: Input channels.
+        hidden_dim: Channels in between.
+        out_dim: Output channels; default ``dim``.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, out_dim: int | None = None) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, out_dim or dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(.., dim)`` to ``(.., out_dim)``."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SPADE(nn.Module):
+    """Replace the features' global statistics by what the prompt says, pixel by pixel (Eq. 5).
+
+    ``InstanceNorm(x) * (1 + gamma(P)) + beta(P)`` without affine parameters, running statistics or a residual
+    (spatially adaptive normalisation, arXiv 1903.07291).
+
+    Args:
+        dim: Channels C of the features.
+        prompt_dim: Channels C_p of the prompt.
+        eps: Added to the variance.
+    """
+
+    def __init__(self, dim: int, prompt_dim: int, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.dim = dim
+        self.prompt_dim = prompt_dim
+        self.eps = eps
+        self.shared = nn.Conv2d(prompt_dim, prompt_dim // 2, 3, padding=1)
+        self.gamma = nn.Conv2d(prompt_dim // 2, dim, 3, padding=1)
+        self.beta = nn.Conv2d(prompt_dim // 2, dim, 3, padding=1)
+
+    def forward(self, x: Tensor, prompt: Tensor) -> Tensor:
+        """Modulate ``(B, H, W, C)`` by prompts ``(B, H, W, C_p)``; returns the shape of ``x``."""
+        # Statistics over a whole image in bfloat16 lose digits; autocast would leave them there.
+        values = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        variance, mean = torch.var_mean(values, dim=(1, 2), correction=0, keepdim=True)
+        normalised = (values - mean) * torch.rsqrt(variance + self.eps)
+        activation = F.relu(self.shared(to_channels_first(prompt)))
+        gamma = to_channels_last(self.gamma(activation))
+        beta = to_channels_last(self.beta(activation))
+        return torch.addcmul(normalised + beta, normalised, gamma)
+
+
+class PTMM(nn.Module):
+    """Prompt-guided token mixer module: mixer and MLP with residuals, then SPADE without one (Eq. 5).
+
+    Args:
+        dim: Channels C.
+        prompt_dim: Channels C_p of the prompt.
+        mlp_ratio: Hidden channels of the MLP over C.
+        share: Channels that share an offset.
+        has_offset: True where new offsets are predicted ("every two", Sec. 3.2); the next PTMM reuses them.
+        local: See :class:`TokenMixer`.
+        sampler: See :class:`TokenMixer`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        prompt_dim: int,
+        *,
+        mlp_ratio: int,
+        share: int,
+        has_offset: bool,
+        local: bool,
+        sampler: Sampler,
+    ) -> None:
+        super().__init__()
+        self.offset = OffsetLayer(dim, prompt_dim, share) if has_offset else None
+        self.norm1 = nn.LayerNorm(dim)
+        self.mixer = TokenMixer(dim, local=local, sampler=sampler)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = MLP(dim, mlp_ratio * dim)
+        self.spade = SPADE(dim, prompt_dim)
+
+    def forward(self, x: Tensor, prompt: Tensor, offset: Tensor) -> Tensor:
+        """Map ``(B, H, W, C)`` to the same shape, given the prompt and the offsets in force."""
+        x = x + self.mixer(self.norm1(x), offset)
+        x = x + self.mlp(self.norm2(x))
+        modulated: Tensor = self.spade(x, prompt)
+        return modulated

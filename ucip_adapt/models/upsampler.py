@@ -1,0 +1,75 @@
+"""From features to an image four times as large: the convolutional head, and Pillow's bicubic as a global skip."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["UpsamplingHead", "bicubic_x4"]
+
+
+class UpsamplingHead(nn.Module):
+    """Nearest-neighbour upsampling and convolutions, as in the released code (item 7 of the model page).
+
+    Args:
+        dim: Channels of the features.
+        head_dim: Channels in between.
+    """
+
+    def __init__(self, dim: int, head_dim: int) -> None:
+        super().__init__()
+        self.conv_before_up = nn.Conv2d(dim, head_dim, 3, padding=1)
+        self.conv_up1 = nn.Conv2d(head_dim, head_dim, 3, padding=1)
+        self.conv_up2 = nn.Conv2d(head_dim, head_dim, 3, padding=1)
+        self.conv_hr = nn.Conv2d(head_dim, head_dim, 3, padding=1)
+        self.conv_last = nn.Conv2d(head_dim, 3, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to an image ``(B, 3, 4H, 4W)``."""
+        x = F.leaky_relu(self.conv_before_up(features), 0.01)
+        for conv in (self.conv_up1, self.conv_up2):
+            x = F.leaky_relu(conv(F.interpolate(x, scale_factor=2.0, mode="nearest")), 0.2)
+        image: Tensor = self.conv_last(F.leaky_relu(self.conv_hr(x), 0.2))
+        return image
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Keys' kernel with a = -0.5, which Pillow and MATLAB use; torch's own bicubic has a = -0.75."""
+    d = distance.abs()
+    near = (1.5 * d - 2.5) * d * d + 1
+    far = ((-0.5 * d + 2.5) * d - 4) * d + 2
+    return torch.where(d <= 1, near, torch.where(d < 2, far, torch.zeros_like(d)))
+
+
+def _stretch_rows(x: Tensor) -> Tensor:
+    """Enlarge the last axis four times; taps outside are left out and the others renormalised, as Pillow does."""
+    count, _, height, width = x.shape
+    phase = (torch.arange(4, dtype=torch.float64) + 0.5) / 4 - 0.5
+    taps = torch.arange(-2, 3, dtype=torch.float64)
+    kernel = (
+        _cubic(taps[None, :] - phase[:, None]).to(device=x.device, dtype=x.dtype).view(4, 1, 1, 5)
+    )
+    inside = F.conv2d(x.new_ones(1, 1, 1, width), kernel, padding=(0, 2))
+    out = F.conv2d(x, kernel, padding=(0, 2)) / inside  # (N, 4, H, W)
+    return out.permute(0, 2, 3, 1).reshape(count, 1, height, 4 * width)
+
+
+def bicubic_x4(lq: Tensor) -> Tensor:
+    """Enlarge images four times by Pillow's bicubic, without its rounding to 8 bit.
+
+    Args:
+        lq: Images, shape ``(B, 3, H, W)``.
+
+    Returns:
+        Shape ``(B, 3, 4H, 4W)``; not clipped.
+
+    Example:
+        >>> bicubic_x4(torch.full((1, 3, 2, 5), 0.5)).unique()
+        tensor([0.5000])
+    """
+    batch, channels, height, width = lq.shape
+    with torch.autocast(lq.device.type, enabled=False):
+        planes = lq.reshape(batch * channels, 1, height, width)
+        wide = _stretch_rows(planes).transpose(2, 3)
+        return _stretch_rows(wide).transpose(2, 3).reshape(batch, channels, 4 * height, 4 * width)
