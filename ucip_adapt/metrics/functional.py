@@ -10,7 +10,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 __all__ = ["SSIM_WINDOW", "psnr", "rgb_to_y", "ssim"]
 
@@ -111,15 +110,14 @@ def ssim(preds: Tensor, target: Tensor, *, data_range: float, crop_border: int =
         tensor([1., 1.], dtype=torch.float64)
     """
     preds, target = _prepare(preds, target, data_range=data_range, crop_border=crop_border)
-    batch, channels, height, width = preds.shape
+    height, width = preds.shape[-2:]
     if min(height, width) < SSIM_WINDOW:
         raise ValueError(
             f"SSIM needs at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels; "
             f"crop_border={crop_border} leaves {height} x {width} (height x width)"
         )
     maps = torch.stack([preds, target, preds * preds, target * target, preds * target])
-    maps = _gaussian_mean(maps.view(5 * batch * channels, 1, height, width))
-    mean_p, mean_t, square_p, square_t, product = maps.view(5, batch, channels, *maps.shape[-2:])
+    mean_p, mean_t, square_p, square_t, product = _gaussian_mean(maps)  # each (B, C, H-10, W-10)
 
     c1, c2 = (_SSIM_K1 * data_range) ** 2, (_SSIM_K2 * data_range) ** 2
     covariance = product - mean_p * mean_t
@@ -131,12 +129,21 @@ def ssim(preds: Tensor, target: Tensor, *, data_range: float, crop_border: int =
 
 
 def _gaussian_mean(maps: Tensor) -> Tensor:
-    """Windowed means of ``(N, 1, H, W)``, as two passes of 11 taps: the gaussian is separable."""
-    offsets = torch.arange(SSIM_WINDOW, dtype=maps.dtype, device=maps.device) - SSIM_WINDOW // 2
-    weights = torch.exp(-0.5 * (offsets / _SSIM_SIGMA) ** 2)
-    weights = weights / weights.sum()
-    maps = functional.conv2d(maps, weights.view(1, 1, SSIM_WINDOW, 1))  # (N, 1, H - 10, W)
-    return functional.conv2d(maps, weights.view(1, 1, 1, SSIM_WINDOW))  # (N, 1, H - 10, W - 10)
+    """Windowed means of ``(..., H, W)``, as two passes of 11 taps: the gaussian is separable.
+
+    A sum of shifted maps, because torch's convolution in float64 took 20 times as long on a CPU
+    (101 ms against 5 ms for five maps of 321 x 481 pixels, one thread).
+    """
+    radius = SSIM_WINDOW // 2
+    taps = [math.exp(-0.5 * (offset / _SSIM_SIGMA) ** 2) for offset in range(-radius, radius + 1)]
+    total = math.fsum(taps)
+    for dim in (-2, -1):
+        length = maps.shape[dim] - 2 * radius
+        means = torch.zeros_like(maps.narrow(dim, 0, length))
+        for start, tap in enumerate(taps):
+            means.add_(maps.narrow(dim, start, length), alpha=tap / total)
+        maps = means
+    return maps  # (..., H - 10, W - 10)
 
 
 def _prepare(
