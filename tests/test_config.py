@@ -135,7 +135,7 @@ def test_an_empty_list_is_possible(tmp_path: Path) -> None:
         (["--max-trian-steps=3"], r"unknown flag '--max_trian_steps'; .* '--max_train_steps'"),
         (["--max_train"], r"unknown flag '--max_train'.*Known: --codec, --config, .*--window"),
         (["-x"], r"unknown flag '-x'"),
-        (["stray"], r"unexpected argument 'stray': every value follows its flag"),
+        (["stray"], r"unexpected argument 'stray'$"),
         (["--learning_rate"], r"--learning_rate: expected one argument"),
         (["--learning_rate", "fast"], r"--learning_rate: expected a number, got 'fast'"),
         (["--learning_rate", "nan"], r"--learning_rate: nan is not a value"),

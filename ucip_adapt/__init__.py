@@ -14,21 +14,38 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ucip_adapt.codecs import get_codec as get_codec
+    from ucip_adapt.codecs import list_codecs as list_codecs
     from ucip_adapt.metrics import psnr as psnr
     from ucip_adapt.metrics import score as score
     from ucip_adapt.metrics import ssim as ssim
+    from ucip_adapt.models import UCIP as UCIP
+    from ucip_adapt.models import UCIPConfig as UCIPConfig
 
 __version__ = "0.1.0"
 
 # Public name -> module that defines it. The imports above tell type checkers the same; a test
 # compares the two.
 _EXPORTS = {
+    "UCIP": "ucip_adapt.models",
+    "UCIPConfig": "ucip_adapt.models",
+    "get_codec": "ucip_adapt.codecs",
+    "list_codecs": "ucip_adapt.codecs",
     "psnr": "ucip_adapt.metrics",
     "score": "ucip_adapt.metrics",
     "ssim": "ucip_adapt.metrics",
 }
 
-__all__ = ["__version__", "psnr", "score", "ssim"]
+__all__ = [
+    "UCIP",
+    "UCIPConfig",
+    "__version__",
+    "get_codec",
+    "list_codecs",
+    "psnr",
+    "score",
+    "ssim",
+]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  # the table's values have types of all kinds

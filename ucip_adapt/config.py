@@ -28,8 +28,9 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
+from ucip_adapt._argv import StrictParser
 from ucip_adapt._values import check_hint, check_range, from_text, from_toml, unwrap_optional
 from ucip_adapt.errors import ConfigError, UcipError, unknown_name
 
@@ -244,13 +245,6 @@ def _meta(field: dataclasses.Field[Any]) -> _Meta:
 # -- flags ---------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    """Splits a command line into flags and text; every complaint is a ConfigError."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message.removeprefix("argument "))
-
-
 def _read_flags(
     fields: dict[str, dataclasses.Field[Any]],
     hints: dict[str, Any],
@@ -259,30 +253,17 @@ def _read_flags(
     description: str,
 ) -> dict[str, Any]:
     """Return the text of each flag that was given; tuples as lists of text."""
-    parser = _Parser(
+    parser = StrictParser(
+        separator="_",
         prog=prog or None,
         description=description,
         epilog="Flags may be written with hyphens as well. A flag wins over the file.",
         argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE.toml", help="Read options from this file.")
     for name, field in fields.items():
         _add_flag(parser, name, field, hints[name])
-    known, extra = parser.parse_known_args([_underscores(token) for token in argv])
-    for token in extra:
-        if token.startswith("-"):
-            flag = token.partition("=")[0]
-            raise unknown_name("flag", flag, ["--config", "--help", *(f"--{n}" for n in fields)])
-    if extra:
-        raise ConfigError(f"unexpected argument '{extra[0]}': every value follows its flag")
-    return vars(known)
-
-
-def _underscores(token: str) -> str:
-    """``--dry-run=a-b`` -> ``--dry_run=a-b``; anything else stays."""
-    name, equals, value = token.partition("=")
-    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else token
+    return vars(parser.parse_args(argv))
 
 
 def _add_flag(

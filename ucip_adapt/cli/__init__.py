@@ -1,0 +1,97 @@
+"""The command `ucip-adapt`; each sub-command is one small module, imported only when it runs.
+
+>>> main(["--version"])
+ucip-adapt 0.1.0
+0
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ucip_adapt import __version__
+from ucip_adapt._argv import StrictParser
+from ucip_adapt.errors import UcipError, unknown_name
+
+__all__ = ["COMMANDS", "Command", "main"]
+
+_EXIT_CODE_KNOWN_ERROR = 2
+
+
+@dataclass(frozen=True)
+class Command:
+    """One sub-command: where it lives and what the list of commands says about it.
+
+    The module has ``add_arguments(parser)`` and ``run(arguments) -> int``.
+    """
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "codecs": Command("ucip_adapt.cli.codecs", "list the codecs and whether they work here"),
+    "env": Command("ucip_adapt.cli.env", "show versions and hardware, for a bug report"),
+    "recipes": Command("ucip_adapt.cli.recipes", "list the training scripts, or copy them out"),
+}
+"""Every sub-command by its name."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line.
+
+    Args:
+        argv: Arguments without the program's name; ``sys.argv[1:]`` by default.
+
+    Returns:
+        Exit code: 0, or 2 after a known error, whose text is then one line on stderr.
+
+    Example:
+        >>> main(["recipes", "--help"])
+        Traceback (most recent call last):
+            ...
+        SystemExit: 0
+    """
+    try:
+        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except UcipError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return _EXIT_CODE_KNOWN_ERROR
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in {"-h", "--help", "help"}:
+        sys.stdout.write(_overview())
+        return 0
+    if argv[0] == "--version":
+        sys.stdout.write(f"ucip-adapt {__version__}\n")
+        return 0
+    name, *rest = argv
+    if name not in COMMANDS:
+        raise unknown_name("command", name, COMMANDS)
+    command = COMMANDS[name]
+    module = importlib.import_module(command.module)
+    parser = StrictParser(prog=f"ucip-adapt {name}", description=module.__doc__)
+    module.add_arguments(parser)
+    code: int = module.run(parser.parse_args(rest))
+    return code
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: ucip-adapt COMMAND [OPTIONS]",
+            "",
+            "Adapt a compressed-image super-resolution network to a new codec.",
+            "",
+            *lines,
+            "",
+            "`ucip-adapt COMMAND --help` shows the options of a command; --version the version.",
+            "",
+        ]
+    )
