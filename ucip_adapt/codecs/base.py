@@ -81,7 +81,8 @@ class Degraded:
     @property
     def bpp(self) -> float:
         """Bits per pixel of the coded image."""
-        return 8 * self.num_bytes / (self.pixels.shape[0] * self.pixels.shape[1])
+        height, width = self.pixels.shape[:2]
+        return float(8 * self.num_bytes / (height * width))
 
 
 class Codec(Protocol):
@@ -97,7 +98,7 @@ class Codec(Protocol):
         ...
 
     def fingerprint(self) -> dict[str, Any]:
-        """Library, version and options: everything that decides the bytes besides image and quality."""
+        """Library, version and options: what decides the bytes besides image and quality."""
         ...
 
     def roundtrip(self, rgb: NDArray[np.uint8], quality: int) -> Degraded:

@@ -48,8 +48,7 @@ class PillowCodec:
         )
 
     def _library_version(self) -> str:
-        # features.version is not annotated in Pillow.
-        return str(features.version(self.feature))  # type: ignore[no-untyped-call]
+        return str(features.version(self.feature))
 
     def fingerprint(self) -> dict[str, Any]:
         """Library, versions and options."""
@@ -67,7 +66,8 @@ class PillowCodec:
         check_rgb(rgb, self.spec.name)
         if max(rgb.shape[:2]) > self.largest_side:
             raise CodecError(
-                f"{self.spec.name} allows {self.largest_side} pixels a side, the image is {rgb.shape[:2]}"
+                f"{self.spec.name} allows {self.largest_side} pixels a side, "
+                f"the image is {rgb.shape[:2]}"
             )
         buffer = io.BytesIO()
         Image.fromarray(rgb).save(buffer, self.pillow_format, quality=quality, **dict(self.options))

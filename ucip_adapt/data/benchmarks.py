@@ -1,4 +1,4 @@
-"""Images to be measured on: the benchmark sets with their stored low-resolution images, or any folder."""
+"""Images to be measured on: benchmark sets with stored low-resolution images, or any folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ucip_adapt.errors import DataError
 __all__ = ["BENCHMARKS", "EMBEDDED", "EvalImage", "EvalSet", "data_root", "load_eval_set"]
 
 BENCHMARKS = ("Set5", "Set14", "BSD100", "Urban100", "Manga109")
-"""Sets of the paper's tables; each is a folder ``<set>/HR`` (and ``<set>/LRbicx4``) under the data root."""
+"""Sets of the paper's tables: folders ``<set>/HR`` (and ``<set>/LRbicx4``) under the data root."""
 
 EMBEDDED = "GB82-val"
 """Name of the validation images inside the package."""
@@ -45,7 +45,8 @@ class EvalSet:
     Attributes:
         name: Name in tables.
         images: In the order of file names.
-        lr_source: Where the reduced images come from: ``"stored"``, or the edge rule that made them.
+        lr_source: Where the reduced images come from: ``"stored"``, or the edge rule that made
+            them.
     """
 
     name: str
@@ -69,7 +70,7 @@ def data_root(option: Path | None = None) -> Path | None:
 
 
 def load_eval_set(name: str, root: Path | None = None, *, limit: int | None = None) -> EvalSet:
-    """Load a set by name: a benchmark under the data root, the embedded validation images, or a folder.
+    """Load a set by name: a benchmark, the embedded validation images, or any folder.
 
     Args:
         name: A name of :data:`BENCHMARKS`, :data:`EMBEDDED`, or the path of a folder.
@@ -84,7 +85,8 @@ def load_eval_set(name: str, root: Path | None = None, *, limit: int | None = No
     if name in BENCHMARKS:
         if root is None:
             raise DataError(
-                f"{name} is not in the package: name the folder that holds it with --data or UCIP_DATA"
+                f"{name} is not in the package: name the folder that holds it with --data or "
+                "UCIP_DATA"
             )
         hr, lr = root / name / "HR", root / name / "LRbicx4"
         if not lr.is_dir():
@@ -101,7 +103,8 @@ def _checked(image: EvalImage) -> EvalImage:
     height, width = image.lr.shape[:2]
     if image.gt.shape[:2] != (4 * height, 4 * width):
         raise DataError(
-            f"{image.name}: truth {image.gt.shape[:2]} is not four times the reduced image {(height, width)}"
+            f"{image.name}: truth {image.gt.shape[:2]} is not four times the reduced image "
+            f"{(height, width)}"
         )
     return image
 

@@ -1,9 +1,10 @@
 """MATLAB's bicubic x1/4, bit for bit, and the bicubic x4 that every gain is measured against.
 
-MATLAB's ``imresize(image, 1/4, "bicubic")`` on uint8 filters along the first axis, **rounds to uint8**, then along the
-second; the kernel (a = -0.5) is stretched by 4. Pillow's ``BICUBIC`` has the same kernel and rounding but goes columns
-first and renormalises at the edge instead of extending the image. So: extend by 16 pixels, swap the axes, let Pillow
-resize, swap back, drop the frame. 219 of 219 benchmark pairs come out equal.
+MATLAB's ``imresize(image, 1/4, "bicubic")`` on uint8 filters along the first axis, **rounds to
+uint8**, then along the second; the kernel (a = -0.5) is stretched by 4. Pillow's ``BICUBIC`` has
+the same kernel and rounding but goes along the second axis first and renormalises at the edge
+instead of extending the image. So: extend by 16 pixels, swap the axes, let Pillow resize, swap
+back, drop the frame. 219 of 219 benchmark pairs come out equal.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ def bicubic_down4(hr: NDArray[np.uint8], *, edge: EdgeRule = "symmetric") -> NDA
 
     Args:
         hr: ``H x W x 3`` uint8, sides multiples of 4 (:func:`modcrop`).
-        edge: What lies outside: ``"symmetric"`` mirrors, as current MATLAB releases do; ``"edge"`` repeats the last
-            pixel, as older ones did, which made the stored benchmark images.
+        edge: What lies outside: ``"symmetric"`` mirrors, as current MATLAB releases do;
+            ``"edge"`` repeats the last pixel, as older ones did, which made the stored benchmark
+            images.
 
     Returns:
         ``H/4 x W/4 x 3`` uint8.
@@ -54,25 +56,25 @@ def bicubic_down4(hr: NDArray[np.uint8], *, edge: EdgeRule = "symmetric") -> NDA
     height, width = hr.shape[:2]
     if height % 4 or width % 4 or min(height, width) < 4:
         raise DataError(
-            f"an image of {height} x {width} pixels cannot be reduced to a quarter: crop it with modcrop"
+            f"an image of {height} x {width} pixels cannot be reduced to a quarter: "
+            "crop it with modcrop"
         )
     padded = np.pad(hr, ((_FRAME, _FRAME), (_FRAME, _FRAME), (0, 0)), mode=edge)
     swapped = Image.fromarray(np.ascontiguousarray(padded.transpose(1, 0, 2)))
-    size = (
-        (height + 2 * _FRAME) // 4,
-        (width + 2 * _FRAME) // 4,
-    )  # Pillow says width first: the axes are swapped
+    # Pillow says width first; the axes are swapped.
+    size = ((height + 2 * _FRAME) // 4, (width + 2 * _FRAME) // 4)
     small = np.asarray(swapped.resize(size, Image.Resampling.BICUBIC)).transpose(1, 0, 2)
     frame = _FRAME // 4
     return np.ascontiguousarray(small[frame:-frame, frame:-frame])
 
 
 def bicubic_up4(lq: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Enlarge an ``H x W x 3`` uint8 image four times by Pillow's bicubic: the baseline of every gain.
+    """Enlarge ``H x W x 3`` uint8 four times by Pillow's bicubic: the baseline of every gain.
 
     Example:
         >>> bicubic_up4(np.full((2, 3, 3), 7, np.uint8)).shape
         (8, 12, 3)
     """
     height, width = lq.shape[:2]
-    return np.asarray(Image.fromarray(lq).resize((4 * width, 4 * height), Image.Resampling.BICUBIC))
+    size = (4 * width, 4 * height)
+    return np.asarray(Image.fromarray(lq).resize(size, Image.Resampling.BICUBIC))

@@ -1,4 +1,4 @@
-"""Decoded images on disk, opened as memory maps: no image is decoded or compressed twice, and no worker copies one."""
+"""Decoded images on disk, opened as memory maps: none is decoded twice or copied to a worker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ArrayCache", "default_cache_dir", "file_digest"]
 
 
 def default_cache_dir() -> Path:
-    """Where decoded images go unless told otherwise: ``UCIP_CACHE``, else ``~/.cache/ucip_adapt``."""
+    """Where decoded images go by default: ``UCIP_CACHE``, else ``~/.cache/ucip_adapt``."""
     return Path(os.environ.get("UCIP_CACHE") or Path.home() / ".cache" / "ucip_adapt")
 
 
@@ -37,8 +37,8 @@ def file_digest(path: Path) -> str:
 class ArrayCache:
     """Uint8 arrays by key, one ``.npy`` file each.
 
-    Files are written under a temporary name and renamed, so that processes may share a cache: whoever is first wins,
-    and nobody reads half a file.
+    Files are written under a temporary name and renamed, so that processes may share a cache:
+    whoever is first wins, and nobody reads half a file.
 
     Args:
         root: Folder; made when the first array is stored.
@@ -61,10 +61,10 @@ class ArrayCache:
         return self.root / digest[:2] / f"{digest}.npy"
 
     def get(self, key: str, make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """The array of a key as a read-only memory map; made and stored first where it is missing.
+        """The array of a key as a read-only memory map; made and stored where it is missing.
 
         Raises:
-            DataError: If the cache cannot be written; the message says where and how much was needed.
+            DataError: If the cache cannot be written; the message says where and what it needed.
         """
         path = self.path(key)
         try:
@@ -79,8 +79,8 @@ class ArrayCache:
             return self._open(path)
         except OSError as error:
             raise DataError(
-                f"cannot write {array.nbytes / 1e6:.1f} MB to the image cache {self.root}: {error}. Free some space, "
-                "or choose another folder with --cache_dir or UCIP_CACHE"
+                f"cannot write {array.nbytes / 1e6:.1f} MB to the image cache {self.root}: "
+                f"{error}. Free some space, or choose another folder with --cache_dir or UCIP_CACHE"
             ) from error
 
     @staticmethod

@@ -1,11 +1,13 @@
 """From a high-resolution image to its compressed low-resolution one, in the paper's order.
 
-The **whole** image is reduced to a quarter, the **whole** small image is compressed; crops are taken afterwards. A
-compressed crop is another degradation: its block grid starts elsewhere and its entropy coder has seen less.
+The **whole** image is reduced to a quarter, the **whole** small image is compressed; crops are
+taken afterwards. A compressed crop is another degradation: its block grid starts elsewhere and its
+entropy coder has seen less.
 """
 
 from __future__ import annotations
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ucip_adapt.codecs import CODECS, get_codec
+from ucip_adapt.codecs import Codec, get_codec
 from ucip_adapt.codecs.base import fingerprint_digest
 from ucip_adapt.data.bicubic import EdgeRule, bicubic_down4, modcrop
 from ucip_adapt.data.cache import ArrayCache, file_digest
 from ucip_adapt.data.images import read_rgb
-from ucip_adapt.errors import ConfigError, DataError
+from ucip_adapt.errors import CodecError, ConfigError, DataError
 
-__all__ = ["DegradedImage", "Setting", "degrade_images", "parse_settings"]
+__all__ = [
+    "DegradedImage",
+    "Setting",
+    "compress_lr",
+    "degrade_images",
+    "parse_settings",
+    "require_codec",
+]
 
 
 class Setting(NamedTuple):
@@ -77,8 +86,8 @@ def _degrade_file(
     height, width = gt.shape[0] // 4, gt.shape[1] // 4
     if min(height, width) < min_side:
         raise DataError(
-            f"{path} is too small: {gt.shape[1]} x {gt.shape[0]} pixels give a low-resolution image of "
-            f"{width} x {height}, and crops of {min_side} are asked for (--patch_size)"
+            f"{path} is too small: {gt.shape[1]} x {gt.shape[0]} pixels give a low-resolution "
+            f"image of {width} x {height}, and crops of {min_side} are asked for (--patch_size)"
         )
 
     def compressed(setting: Setting) -> NDArray[np.uint8]:
@@ -126,12 +135,34 @@ def degrade_images(
         return list(tqdm(jobs, total=len(paths), desc="images", unit="image", disable=not progress))
 
 
-def require_codec(name: str) -> None:
-    """Raise a CodecError with the reason and the cure if a codec does not work here."""
-    from ucip_adapt.errors import CodecError
+def compress_lr(lr: NDArray[np.uint8], setting: Setting, cache: ArrayCache) -> NDArray[np.uint8]:
+    """Compress a whole low-resolution image; what the cache holds is not made again.
 
-    availability = CODECS[name].available()
+    Args:
+        lr: ``H x W x 3`` uint8.
+        setting: Codec and quality.
+        cache: Where decoded pixels are kept.
+
+    Returns:
+        The decoded image, same shape.
+    """
+    codec = require_codec(setting.codec)
+    source = hashlib.sha256(lr.tobytes()).hexdigest()
+    key = f"lr {source} {lr.shape} {fingerprint_digest(codec.fingerprint())} {setting}"
+    return cache.get(key, lambda: codec.roundtrip(np.asarray(lr), setting.quality).pixels)
+
+
+def require_codec(name: str) -> Codec:
+    """Find a codec that works here.
+
+    Raises:
+        UnknownNameError: If there is no such codec.
+        CodecError: If it is not available, with the reason and the line that installs it.
+    """
+    codec = get_codec(name)
+    availability = codec.available()
     if not availability.ok:
         raise CodecError(
             f"codec {name} is not available: {availability.reason}. {availability.install}"
         )
+    return codec

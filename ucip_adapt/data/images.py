@@ -40,12 +40,13 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
 def read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Read an image as ``H x W x 3`` uint8.
 
-    Grey is repeated over the channels and palettes are looked up. Transparent pixels have no colour of their own to
-    learn from or to be measured by, so an image that really uses alpha is refused, as is one of more than 8 bits,
-    which Pillow would clip silently.
+    Grey is repeated over the channels and palettes are looked up. Transparent pixels have no colour
+    of their own to learn from or to be measured by, so an image that really uses alpha is refused,
+    as is one of more than 8 bits, which Pillow would clip silently.
 
     Raises:
-        DataError: If the file cannot be read, or its pixels are not plain 8-bit colours; the message names the file.
+        DataError: If the file cannot be read, or its pixels are not plain 8-bit colours; the
+            message names the file.
     """
     try:
         with Image.open(path) as image:

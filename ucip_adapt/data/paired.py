@@ -42,7 +42,8 @@ def to_tensor(rgb: NDArray[np.uint8]) -> Tensor:
 class PairedCrops(Dataset[CropSample]):
     """Endless crops, each a function of ``(seed, index)`` and of nothing else.
 
-    Images come in a new random order every epoch. Settings take turns, so that each is drawn equally often.
+    Images come in a new random order every epoch. Settings take turns, so that each is drawn
+    equally often.
 
     Args:
         images: Degraded images, all with the same settings.

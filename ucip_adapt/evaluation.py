@@ -1,0 +1,221 @@
+"""Measure a network on sets of images: compress, restore, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from ucip_adapt.data.benchmarks import EvalImage, EvalSet
+from ucip_adapt.data.bicubic import bicubic_up4
+from ucip_adapt.data.cache import ArrayCache
+from ucip_adapt.data.degrade import Setting, compress_lr
+from ucip_adapt.data.paired import to_tensor
+from ucip_adapt.metrics import gather_scores, get_protocol, score, to_uint8
+
+__all__ = [
+    "ScoreRow",
+    "Upscale",
+    "bicubic",
+    "evaluate_sets",
+    "mean_psnr",
+    "network_upscaler",
+    "summarise",
+]
+
+Upscale = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+"""Maps an ``H x W x 3`` uint8 image to ``4H x 4W x 3`` uint8."""
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """Mean scores of one method on one set at one setting under one protocol.
+
+    Attributes:
+        method: What restored the images (``"bicubic"``, ``"base"``, ``"adapter"``).
+        dataset: Name of the set.
+        codec: Name of the codec.
+        quality: Its quality.
+        protocol: Protocol id, such as ``y-c4``.
+        psnr_db: Mean PSNR over images, in dB.
+        ssim: Mean SSIM over images.
+        images: Number of images.
+    """
+
+    method: str
+    dataset: str
+    codec: str
+    quality: int
+    protocol: str
+    psnr_db: float
+    ssim: float
+    images: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form; PSNR to 1e-4 dB, SSIM to 1e-5."""
+        rounded = {"psnr_db": round(self.psnr_db, 4), "ssim": round(self.ssim, 5)}
+        return {**asdict(self), **rounded}
+
+
+def bicubic(lq: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The baseline of every gain: Pillow's bicubic x4."""
+    return bicubic_up4(lq)
+
+
+def network_upscaler(
+    upscale: Callable[..., Tensor],
+    device: torch.device,
+    *,
+    window: int | str | None = "config",
+) -> Upscale:
+    """Wrap :meth:`UCIP.upscale` (of a base, or of a base with an adapter) for 8-bit images.
+
+    Args:
+        upscale: The bound method.
+        device: Where the network is.
+        window: As in :meth:`UCIP.upscale`.
+    """
+
+    def run(lq: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        sr: NDArray[np.uint8] = to_uint8(upscale(to_tensor(lq)[None].to(device), window=window))[0]
+        return sr
+
+    return run
+
+
+def evaluate_sets(
+    methods: dict[str, Upscale],
+    sets: Sequence[EvalSet],
+    settings: Sequence[Setting],
+    protocols: Sequence[str],
+    *,
+    cache: ArrayCache,
+    accelerator: Accelerator | None = None,
+    progress: bool = False,
+) -> list[ScoreRow]:
+    """Score methods on every image of every set at every setting.
+
+    Images are shared out over the processes of ``accelerator`` and every process returns all rows.
+
+    Args:
+        methods: What to measure, by name.
+        sets: Image sets.
+        settings: Codecs and qualities.
+        protocols: Protocol ids.
+        cache: Where compressed images are kept.
+        accelerator: For several processes; None is one.
+        progress: Whether to show a bar.
+
+    Returns:
+        One row per method, set, setting and protocol, in this order of nesting.
+    """
+    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    jobs = [(s, image, setting) for s in sets for image in s.images for setting in settings]
+    mine = list(enumerate(jobs))[rank::world]
+    rows: list[dict[str, Any]] = []
+    for index, (image_set, image, setting) in tqdm(
+        mine, desc="evaluate", unit="image", disable=not progress, leave=False
+    ):
+        scores = _score_image(methods, image, setting, protocols, cache)
+        rows.append(
+            {"index": index, "dataset": image_set.name, "setting": list(setting), "scores": scores}
+        )
+    if accelerator is not None and world > 1:
+        rows = gather_scores(rows, accelerator)
+    return _means(rows, methods, sets, settings, protocols)
+
+
+def _score_image(
+    methods: dict[str, Upscale],
+    image: EvalImage,
+    setting: Setting,
+    protocols: Sequence[str],
+    cache: ArrayCache,
+) -> dict[str, dict[str, tuple[float, float]]]:
+    lq = compress_lr(image.lr, setting, cache)
+    scores: dict[str, dict[str, tuple[float, float]]] = {}
+    for method, upscale in methods.items():
+        sr = upscale(lq)
+        scores[method] = {}
+        for name in protocols:
+            result = score(sr, image.gt, get_protocol(name))
+            scores[method][name] = (result.psnr_db, result.ssim)
+    return scores
+
+
+def _means(
+    rows: list[dict[str, Any]],
+    methods: Iterable[str],
+    sets: Sequence[EvalSet],
+    settings: Sequence[Setting],
+    protocols: Sequence[str],
+) -> list[ScoreRow]:
+    means = []
+    for method in methods:
+        for image_set in sets:
+            for setting in settings:
+                cell = [
+                    row["scores"][method]
+                    for row in rows
+                    if row["dataset"] == image_set.name and tuple(row["setting"]) == tuple(setting)
+                ]
+                for protocol in protocols:
+                    psnrs, ssims = zip(*(scores[protocol] for scores in cell), strict=True)
+                    means.append(
+                        ScoreRow(
+                            method=method,
+                            dataset=image_set.name,
+                            codec=setting.codec,
+                            quality=setting.quality,
+                            protocol=protocol,
+                            psnr_db=fmean(psnrs),
+                            ssim=fmean(ssims),
+                            images=len(cell),
+                        )
+                    )
+    return means
+
+
+def mean_psnr(rows: Iterable[ScoreRow], method: str, protocol: str = "y-c4") -> float:
+    """Mean PSNR of a method over all its cells under a protocol, in dB."""
+    return fmean(r.psnr_db for r in rows if r.method == method and r.protocol == protocol)
+
+
+def summarise(rows: Sequence[ScoreRow], *, protocol: str = "y-c4", reference: str) -> str:
+    """A plain-text table: one line per set and quality, PSNR by method, gain over a reference.
+
+    Args:
+        rows: Scores.
+        protocol: The protocol to show; it is printed above the table.
+        reference: The method that gains are counted from.
+
+    Example:
+        >>> rows = [ScoreRow(m, "Set5", "webp", 10, "y-c4", p, 0.7, 5)
+        ...         for m, p in (("bicubic", 25.0), ("base", 25.5))]
+        >>> print(summarise(rows, reference="bicubic"))
+        PSNR in dB, protocol y-c4, gain over bicubic in brackets
+        set           quality     bicubic              base
+        Set5          webp 10      25.000   25.500 (+0.500)
+    """
+    chosen = [row for row in rows if row.protocol == protocol]
+    methods = list(dict.fromkeys(row.method for row in chosen))
+    cells = {(r.dataset, r.codec, r.quality, r.method): r.psnr_db for r in chosen}
+    order = [reference, *(method for method in methods if method != reference)]
+    head = f"{'set':<14}{'quality':<10}{reference:>9}" + "".join(f"{m:>18}" for m in order[1:])
+    lines = [f"PSNR in dB, protocol {protocol}, gain over {reference} in brackets", head]
+    for dataset, codec, quality in dict.fromkeys((r.dataset, r.codec, r.quality) for r in chosen):
+        start = cells[dataset, codec, quality, reference]
+        line = f"{dataset:<14}{f'{codec} {quality}':<10}{start:>9.3f}"
+        for method in order[1:]:
+            value = cells[dataset, codec, quality, method]
+            line += f"{value:>9.3f} ({value - start:+.3f})"
+        lines.append(line)
+    return "\n".join(lines)
