@@ -96,9 +96,14 @@ def test_to_uint8_clips_and_moves_the_channels_last() -> None:
     assert found.max() == 255
 
 
-def test_half_precision_is_rounded_in_float32() -> None:
-    image = (torch.arange(256) / 255).half().expand(3, 1, 256)
-    assert np.array_equal(to_uint8(image)[0, :, 0], np.arange(256))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_not_rounded_twice(dtype) -> None:
+    # Every number of the type from 0 to 1, by its bits; multiplied in half precision some of them
+    # land on the middle between two levels and then on the wrong one.
+    one = torch.ones(1, dtype=dtype).view(torch.int16).item()
+    values = torch.arange(one + 1, dtype=torch.int16).view(dtype)
+    found = to_uint8(values.expand(3, 1, -1))[0, :, 0]
+    assert np.array_equal(found, np.rint(values.double().numpy() * 255))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

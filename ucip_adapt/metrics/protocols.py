@@ -146,7 +146,7 @@ def to_uint8(images: Tensor) -> NDArray[np.uint8]:
         )
     if not images.is_floating_point():
         raise ValueError(f"images must be floating point in [0, 1], not {images.dtype}")
-    # In half precision neighbouring 8-bit levels and rounding errors are of one size.
+    # The product would be rounded in half precision first, and then to some other level.
     images = images.detach().float()
     if not torch.isfinite(images).all():
         raise NonFiniteError(
