@@ -1,7 +1,7 @@
 """Every error that the package raises on purpose, in one place.
 
-All of them derive from :class:`UcipError`, so that a command can report a known failure in one line and let a bug
-keep its traceback.
+All of them derive from :class:`UcipError`, so that a command can report a known failure in one line
+and let a bug keep its traceback.
 """
 
 from __future__ import annotations

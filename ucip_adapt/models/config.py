@@ -37,17 +37,19 @@ class UCIPConfig:
         mlp_ratio: Hidden channels of a PTMM's MLP over C.
         head_dim: Channels of the x4 head.
         num_prompts: Basic prompts D of each PTMB (Table 6).
-        num_slots: Sets of basic prompts; 1 is the paper's blind network, 6 the authors' released one.
+        num_slots: Sets of basic prompts; 1 is the paper's blind network, 6 the authors' released
+            one.
         prompt: Prompt design (Table 4): ``"dynamic"``, ``"none"``, ``"fixed"`` or ``"promptir"``.
         prompt_size: Side of PromptIR's prompt maps, in feature pixels; read by ``"promptir"`` only.
         local: Whether the mixer has its depth-wise 5 x 5 branch (Table 5).
         share: Channels S that share one offset.
-        global_skip: ``"bicubic"`` adds the input enlarged by Pillow's bicubic to the output; the paper has none.
-        last_conv_scale: Factor on the last convolution's initial weights; below 1 a network with a global skip starts
-            near it.
+        global_skip: ``"bicubic"`` adds the input enlarged by Pillow's bicubic to the output; the
+            paper has none.
+        last_conv_scale: Factor on the last convolution's initial weights; below 1 a network with a
+            global skip starts near it.
         sampler: ``"grid"`` (fast) or ``"gather"`` (reference); the same function to rounding.
-        window: Side in LQ pixels of the overlapping windows in which :meth:`UCIP.upscale` works; None is the whole
-            image, the paper's way. Chosen per base on validation images.
+        window: Side in LQ pixels of the overlapping windows in which :meth:`UCIP.upscale` works;
+            None is the whole image, the paper's way. Chosen per base on validation images.
         window_stride: Step between windows in LQ pixels; None is half a window.
 
     Example:
@@ -56,9 +58,10 @@ class UCIPConfig:
         >>> UCIPConfig.preset("tiny", embed_dims=48)
         Traceback (most recent call last):
         ...
-        ucip_adapt.errors.UnknownNameError: unknown UCIPConfig field 'embed_dims'; did you mean 'embed_dim'? Known: \
-embed_dim, global_skip, head_dim, last_conv_scale, local, mlp_ratio, num_blocks, num_layers, num_prompts, num_slots, \
-prompt, prompt_dim, prompt_size, sampler, share, window, window_stride
+        ucip_adapt.errors.UnknownNameError: unknown UCIPConfig field 'embed_dims'; did you mean \
+'embed_dim'? Known: embed_dim, global_skip, head_dim, last_conv_scale, local, mlp_ratio, \
+num_blocks, num_layers, num_prompts, num_slots, prompt, prompt_dim, prompt_size, sampler, share, \
+window, window_stride
     """
 
     embed_dim: int = 128
@@ -120,7 +123,7 @@ prompt, prompt_dim, prompt_size, sampler, share, window, window_stride
             raise ConfigError(f"{name}={getattr(self, name)!r}: {name} {rule}")
 
     @classmethod
-    def preset(cls, name: str, **changes: Any) -> UCIPConfig:
+    def preset(cls, name: str, **changes: object) -> UCIPConfig:
         """A named architecture, with single fields changed.
 
         Args:
@@ -136,17 +139,19 @@ prompt, prompt_dim, prompt_size, sampler, share, window, window_stride
         for key in changes:
             if key not in known:
                 raise unknown_name("UCIPConfig field", key, known)
-        return cls(**{**PRESETS[name], **changes})
+        values: dict[str, Any] = {**PRESETS[name], **changes}
+        return cls(**values)
 
-    def replace(self, **changes: Any) -> UCIPConfig:
-        """A copy with some fields changed; unknown fields are a TypeError, as in ``dataclasses.replace``."""
-        return dataclasses.replace(self, **changes)
+    def replace(self, **changes: object) -> UCIPConfig:
+        """A copy with some fields changed; unknown fields are a TypeError."""
+        values: dict[str, Any] = changes
+        return dataclasses.replace(self, **values)
 
     def function_fields(self) -> dict[str, Any]:
-        """The fields that change the network's function given its weights; they enter the fingerprint.
+        """The fields that, given the weights, decide the function; they enter the fingerprint.
 
-        How weights were initialised, which sampler computes and in which windows images are cut does not belong here:
-        an adapter fits a base whatever these say.
+        How weights were initialised, which sampler computes and in which windows images are cut
+        does not belong here: an adapter fits a base whatever these say.
         """
         other = {"last_conv_scale", "sampler", "window", "window_stride"}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in other}
@@ -168,17 +173,20 @@ prompt, prompt_dim, prompt_size, sampler, share, window, window_stride
             source: Name for messages.
 
         Raises:
-            BaseFormatError: If the file was written by a newer major format version, or is no UCIP configuration.
+            BaseFormatError: If the file was written by a newer major format version, or is no UCIP
+                configuration.
             ConfigError: If a value is out of range.
         """
         version = str(values.get("format_version", ""))
         if not version or values.get("architecture") != "ucip":
             raise BaseFormatError(
-                f"{source} is not the configuration of a UCIP network (no format_version/architecture)"
+                f"{source} is not the configuration of a UCIP network "
+                "(no format_version/architecture)"
             )
         if version.split(".")[0] != _FORMAT_VERSION.split(".")[0]:
             raise BaseFormatError(
-                f"{source} has format_version {version}; this ucip_adapt reads {_FORMAT_VERSION}: update the package"
+                f"{source} has format_version {version}; this ucip_adapt reads {_FORMAT_VERSION}: "
+                "update the package"
             )
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known - {"format_version", "architecture"})

@@ -22,8 +22,9 @@ def fingerprint_of(tensors: Mapping[str, Tensor], config: UCIPConfig) -> str:
         config: Its configuration.
 
     Returns:
-        64 hexadecimal digits: sha256 over name, shape and values (little-endian float32) of every tensor in the order
-        of names, and over :meth:`UCIPConfig.function_fields`. The dtype that values are stored in does not matter.
+        64 hexadecimal digits: sha256 over name, shape and values (little-endian float32) of every
+        tensor in the order of names, and over :meth:`UCIPConfig.function_fields`. The dtype that
+        values are stored in does not matter.
     """
     digest = hashlib.sha256(json.dumps(config.function_fields(), sort_keys=True).encode())
     for name in sorted(tensors):
@@ -33,12 +34,13 @@ def fingerprint_of(tensors: Mapping[str, Tensor], config: UCIPConfig) -> str:
     return digest.hexdigest()
 
 
-class Fingerprinted:
-    """Mixin for :class:`~ucip_adapt.models.UCIP`: a fingerprint that survives casts and adapters, not training.
+class Fingerprinted(nn.Module):
+    """Mixin for :class:`~ucip_adapt.models.UCIP`: an identity that survives casts and adapters.
 
-    The value is kept together with the version counters of the base's tensors. PyTorch raises a counter when values
-    change in place (an optimizer step, a merge, ``load_state_dict``) and not when a tensor is cast or moved, which is
-    just the distinction needed.
+    The value is kept together with the version counters of the base's tensors. PyTorch raises a
+    counter when values change in place (an optimizer step, a merge, ``load_state_dict``) and not
+    when a tensor is cast or moved, which is just the distinction needed: a trained base is another
+    base.
     """
 
     config: UCIPConfig
@@ -47,7 +49,6 @@ class Fingerprinted:
 
     def base_tensors(self) -> dict[str, Tensor]:
         """The base's own tensors under their own names, whatever PEFT has wrapped around them."""
-        assert isinstance(self, nn.Module)
         tensors = {}
         for name, value in self.state_dict(keep_vars=True).items():
             plain = name.replace(".base_layer.", ".").replace(".original_module.", ".")
@@ -61,7 +62,7 @@ class Fingerprinted:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of weights and function, see :func:`fingerprint_of`; computed when first asked for, then kept."""
+        """Hash of weights and function (:func:`fingerprint_of`), computed when first asked for."""
         tensors = self.base_tensors()
         versions = tuple(tensors[name]._version for name in sorted(tensors))
         if self._fingerprint is None or self._fingerprint[1] != versions:

@@ -1,4 +1,4 @@
-"""Weights of a base on disk: a folder of ``config.json``, ``model.safetensors`` and a card, as on the Hub."""
+"""A base on disk: a folder of ``config.json``, ``model.safetensors`` and a card, as on the Hub."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def locate_base(
         return Path(name)
     if not _HUB_ID.match(name):
         raise ConfigError(
-            f"no base '{name}': it is not a folder, not of the form user/repository, and not one of the shipped ones: "
-            f"{', '.join(shipped_bases())}"
+            f"no base '{name}': it is not a folder, not of the form user/repository, and not one "
+            f"of the shipped ones: {', '.join(shipped_bases())}"
         )
     try:
         return Path(
@@ -79,13 +79,14 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise BaseFormatError(f"cannot read {path}: {error}") from error
 
 
 def load_weights(model: UCIP, path: Path) -> None:
-    """Load a base's weights strictly: every tensor, no other, right shapes, finite values, the recorded fingerprint.
+    """Load a base's weights strictly: every tensor, no other, right shapes, finite, unaltered.
 
     Args:
         model: Network to fill; unchanged if an error is raised.
@@ -101,8 +102,8 @@ def load_weights(model: UCIP, path: Path) -> None:
     recorded = metadata.get("fingerprint")
     if recorded is not None and recorded != model.fingerprint:
         raise BaseFormatError(
-            f"{path} was altered or its config.json was: it says fingerprint {recorded[:12]}, its values have "
-            f"{model.fingerprint[:12]}"
+            f"{path} was altered or its config.json was: it says fingerprint {recorded[:12]}, its "
+            f"values have {model.fingerprint[:12]}"
         )
 
 
@@ -116,7 +117,8 @@ def _check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], 
     for name, value in found.items():
         if value.shape != expected[name].shape:
             raise BaseFormatError(
-                f"{path}: {name} has shape {tuple(value.shape)}, config.json asks for {tuple(expected[name].shape)}"
+                f"{path}: {name} has shape {tuple(value.shape)}, config.json asks for "
+                f"{tuple(expected[name].shape)}"
             )
         if not torch.isfinite(value).all():
             raise BaseFormatError(f"{path}: {name} holds NaN or infinite values")

@@ -1,7 +1,7 @@
-"""Prompts of a PTMB: the Dynamic Prompt Module of the paper and the designs that Table 4 compares it with.
+"""Prompts of a PTMB: the paper's Dynamic Prompt Module and the designs that Table 4 sets beside it.
 
-Every design maps the block's input features, channels last ``(B, H, W, C)``, to one prompt vector per pixel,
-``(B, H, W, C_p)``, which the block's offset layers and SPADE modulations read.
+Every design maps the block's input features, channels last ``(B, H, W, C)``, to one prompt vector
+per pixel, ``(B, H, W, C_p)``, which the block's offset layers and SPADE modulations read.
 """
 
 from __future__ import annotations
@@ -60,19 +60,21 @@ class CoefficientMLP(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map ``(B, H, W, C)`` to weights ``(B, H, W, D)`` that are positive and sum to 1."""
-        return self.fc2(F.gelu(self.fc1(features))).softmax(dim=-1)
+        logits: Tensor = self.fc2(F.gelu(self.fc1(features)))
+        return logits.softmax(dim=-1)
 
 
 class DPM(nn.Module):
-    """Dynamic Prompt Module (Eq. 1): basic prompts, blended for each pixel by what the features say.
+    """Dynamic Prompt Module (Eq. 1): basic prompts, blended pixel by pixel as the features say.
 
     Args:
         dim: Channels C of the features.
         prompt_dim: Channels C_p of a prompt.
         num_prompts: Number D of basic prompts (8 in Sec. 4; Table 6 tries 1 to 16).
-        num_slots: Sets of basic prompts. The paper is blind to the codec and has one; the authors' code keeps six,
-            chosen per image in training and always the first in evaluation.
-        enabled: False is the network without prompts (Table 3, rows ii and iii): the same state dict, P = 0.
+        num_slots: Sets of basic prompts. The paper is blind to the codec and has one; the authors'
+            code keeps six, chosen per image in training and always the first in evaluation.
+        enabled: False is the network without prompts (Table 3, rows ii and iii): the same state
+            dict, P = 0.
 
     Example:
         >>> DPM(dim=16, prompt_dim=8, num_prompts=4)(torch.zeros(1, 5, 7, 16)).shape
@@ -99,11 +101,12 @@ class DPM(nn.Module):
         nn.init.uniform_(self.basis)
 
     def forward(self, features: Tensor, slot: Tensor | None = None) -> Tensor:
-        """Prompts for features ``(B, H, W, C)``; ``slot`` holds one slot index per image (default: 0 for all)."""
+        """Prompts for features ``(B, H, W, C)``; ``slot`` is one index per image (default: 0)."""
         if not self.enabled:
             return features.new_zeros(()).expand(*features.shape[:-1], self.prompt_dim)
         basis = self.basis[0] if slot is None else self.basis[slot]
-        # Called, not read: a LoRA on the coefficient MLP would otherwise train and save without any effect.
+        # Called, not read: a LoRA on the coefficient MLP would otherwise train and save without any
+        # effect.
         return mix_prompts(self.coefficient(features), basis)
 
 
@@ -133,9 +136,9 @@ class FixedPrompt(nn.Module):
 class PromptIRPrompt(nn.Module):
     """The prompt block of PromptIR (arXiv 2306.13090), as Table 4 compares it.
 
-    Prompt components are maps of a fixed size; one set of weights per image, from globally pooled features, blends
-    them; the blend is resized to the image and convolved. With six components of 64 x 64 its parameters in the
-    ``full`` network come to the 9.66M of Table 4.
+    Prompt components are maps of a fixed size; one set of weights per image, from globally pooled
+    features, blends them; the blend is resized to the image and convolved. With six components of
+    64 x 64 its parameters in the ``full`` network come to the 9.66M of Table 4.
 
     Args:
         dim: Channels C of the features.
@@ -165,7 +168,8 @@ class PromptIRPrompt(nn.Module):
         weights = self.weight(features.mean(dim=(1, 2))).softmax(dim=-1)  # (B, D)
         blend = torch.einsum("bd,dchw->bchw", weights, self.components)
         blend = F.interpolate(blend, size=features.shape[1:3], mode="bilinear", align_corners=False)
-        return self.conv(blend).permute(0, 2, 3, 1)
+        prompt: Tensor = self.conv(blend)
+        return prompt.permute(0, 2, 3, 1)
 
 
 def build_prompt(

@@ -1,14 +1,19 @@
 r"""One-dimensional deformable sampling: the token gathering of UCIP's mixer.
 
-The paper moves every token along one axis by a predicted, fractional number of pixels (Sec. 3.2; the mixer follows
-ActiveMLP's "active token mixer", arXiv 2203.06108). Equation 3 of our model page reads, for the horizontal axis,
+The paper moves every token along one axis by a predicted, fractional number of pixels (Sec. 3.2;
+the mixer follows ActiveMLP's "active token mixer", arXiv 2203.06108). For the horizontal axis,
 
-.. math:: y[c, i, j] = \sum_k \max(0, 1 - |p - k|)\, x[c, i, k], \qquad p = j + o[\lfloor c / S \rfloor, i, j],
+.. math::
 
-where ``k`` runs over the pixels of row ``i``: linear interpolation with zeros outside, which fades linearly over
-``(-1, 0)`` and ``(n - 1, n)`` as in torchvision's ``deform_conv2d``. It is not clamped.
+    y[c, i, j] = \sum_k \max(0, 1 - |p - k|)\, x[c, i, k], \qquad
+    p = j + o[\lfloor c / S \rfloor, i, j],
 
-:func:`deform_sample_1d` is the only entry; ``method`` chooses between the plain reference and the fast path.
+where ``k`` runs over the pixels of row ``i``: linear interpolation with zeros outside, which fades
+linearly over ``(-1, 0)`` and ``(n - 1, n)`` as in torchvision's ``deform_conv2d``. It is not
+clamped.
+
+:func:`deform_sample_1d` is the only entry; ``method`` chooses between the plain reference and the
+fast path.
 """
 
 from __future__ import annotations
@@ -32,12 +37,13 @@ def deform_sample_1d(x: Tensor, offset: Tensor, *, axis: Axis, method: Sampler =
 
     Args:
         x: Features, shape ``(B, C, H, W)``.
-        offset: Displacement in feature pixels, unbounded, shape ``(B, C // S, H, W)``; ``S`` neighbouring channels
-            share one. Positions are always computed in float32 (float64 for float64 input): a bfloat16 position near
-            500 is off by more than a pixel.
+        offset: Displacement in feature pixels, unbounded, shape ``(B, C // S, H, W)``; ``S``
+            neighbouring channels share one. Positions are always computed in float32 (float64 for
+            float64 input): a bfloat16 position near 500 is off by more than a pixel.
         axis: ``"horizontal"`` moves along W, ``"vertical"`` along H.
-        method: ``"gather"`` is the reference, written from the equation; ``"grid"`` gives the same values to rounding
-            by ``grid_sample`` on channel groups folded into the batch, and keeps a quarter of the memory for backward.
+        method: ``"gather"`` is the reference, written from the equation; ``"grid"`` gives the same
+            values to rounding by ``grid_sample`` on channel groups folded into the batch, and keeps
+            a quarter of the memory for backward.
 
     Returns:
         Sampled features, shape and dtype of ``x``.
@@ -58,8 +64,9 @@ def deform_sample_1d(x: Tensor, offset: Tensor, *, axis: Axis, method: Sampler =
     groups = offset.shape[1]
     if x.shape[0] != offset.shape[0] or x.shape[2:] != offset.shape[2:] or x.shape[1] % groups:
         raise ValueError(
-            f"x of shape {tuple(x.shape)} and offset of shape {tuple(offset.shape)} do not fit: batch, height and "
-            "width must be equal and the channels of x a multiple of those of offset"
+            f"x of shape {tuple(x.shape)} and offset of shape {tuple(offset.shape)} do not fit: "
+            "batch, height and width must be equal and the channels of x a multiple of those of "
+            "offset"
         )
     position_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     # Positions and weights stay in full precision whatever autocast says.
@@ -78,8 +85,8 @@ def _sample_gather(x: Tensor, offset: Tensor, axis: Axis) -> Tensor:
     dim = 3 if axis == "horizontal" else 2
     size = x.shape[dim]
     share = x.shape[1] // offset.shape[1]
-    # Beyond one pixel outside everything is zero, so the clamp changes no value and no gradient, and it keeps the
-    # integer cast defined for any offset.
+    # Beyond one pixel outside everything is zero, so the clamp changes no value and no gradient,
+    # and it keeps the integer cast defined for any offset.
     position = (_pixel_index(size, offset, dim) + offset).clamp(-2, size + 1)
     position = position.repeat_interleave(share, dim=1)  # (B, C, H, W)
     lower = position.floor()
@@ -104,7 +111,8 @@ def _sample_grid(x: Tensor, offset: Tensor, axis: Axis) -> Tensor:
     fixed = ((2 * _pixel_index(other, offset, other_dim) + 1) / other - 1).expand_as(moved)
     pair = (moved, fixed) if axis == "horizontal" else (fixed, moved)
     grid = torch.stack(pair, dim=-1).view(batch * groups, height, width, 2)
-    # grid_sample in bfloat16 is twice slower than in float32 on a CPU, and it wants x and grid of one dtype.
+    # grid_sample in bfloat16 is twice slower than in float32 on a CPU, and it wants x and grid of
+    # one dtype.
     folded = x.reshape(batch * groups, channels // groups, height, width).to(grid.dtype)
     sampled = F.grid_sample(
         folded, grid, mode="bilinear", padding_mode="zeros", align_corners=False

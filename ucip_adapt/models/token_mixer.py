@@ -1,7 +1,7 @@
-"""PTMM, the prompt-guided token mixer module, and its parts (Eq. 2 to 5 of the model page; Fig. 2 of the paper).
+"""PTMM, the prompt-guided token mixer module, and its parts (Sec. 3.2 and Fig. 2 of the paper).
 
-Tensors between the parts are channels last, ``(B, H, W, C)``: linear maps and norms then need no copy, and a
-permuted view is what convolutions call ``torch.channels_last``.
+Tensors between the parts are channels last, ``(B, H, W, C)``: linear maps and norms then need no
+copy, and a permuted view is what convolutions call ``torch.channels_last``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def to_channels_first(x: Tensor) -> Tensor:
 
 
 def to_channels_last(x: Tensor) -> Tensor:
-    """View ``(B, C, H, W)`` as ``(B, H, W, C)``; no copy when the memory is channels last already."""
+    """View ``(B, C, H, W)`` as ``(B, H, W, C)``; contiguous if the memory is channels last."""
     return x.permute(0, 2, 3, 1)
 
 
@@ -51,10 +51,10 @@ class OffsetLayer(nn.Module):
         self.linear = nn.Linear(dim + prompt_dim, 2 * dim // share)
 
     def forward(self, x: Tensor, prompt: Tensor) -> Tensor:
-        """Map ``(B, H, W, C)`` and ``(B, H, W, C_p)`` to offsets ``(B, 2C/S, H, W)``: horizontal first, then vertical.
+        """Offsets ``(B, 2C/S, H, W)``, horizontal first, of features and prompts, channels last.
 
-        Unit: feature pixels, unbounded. Computed in float32 even under autocast: a bfloat16 offset of 20 pixels has
-        steps of an eighth of a pixel.
+        Unit: feature pixels, unbounded. Computed in float32 even under autocast: a bfloat16 offset
+        of 20 pixels has steps of an eighth of a pixel.
         """
         with torch.autocast(x.device.type, enabled=False):
             dtype = self.linear.weight.dtype
@@ -63,7 +63,7 @@ class OffsetLayer(nn.Module):
 
 
 class TokenMixer(nn.Module):
-    """Mix tokens along both axes at the offsets, and locally; fuse by global statistics (Eq. 3 and 4).
+    """Mix tokens along both axes and locally; fuse by global statistics (Eq. 3 and 4).
 
     Args:
         dim: Channels C.
@@ -83,7 +83,7 @@ class TokenMixer(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, z: Tensor, offset: Tensor) -> Tensor:
-        """Mix normalised features ``(B, H, W, C)`` with offsets ``(B, 2C/S, H, W)``; returns ``(B, H, W, C)``."""
+        """Mix normalised ``(B, H, W, C)`` at offsets ``(B, 2C/S, H, W)`` into ``(B, H, W, C)``."""
         planes = to_channels_first(z)
         # The samplers read planes; one copy serves both axes.
         planar = planes.contiguous()
@@ -103,7 +103,8 @@ class TokenMixer(nn.Module):
         mixed = branches[0] * weights[:, None, None, :, 0]
         for k, branch in enumerate(branches[1:], start=1):
             mixed = torch.addcmul(mixed, branch, weights[:, None, None, :, k])
-        return self.proj(mixed)
+        out: Tensor = self.proj(mixed)
+        return out
 
 
 class MLP(nn.Module):
@@ -122,14 +123,15 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(.., dim)`` to ``(.., out_dim)``."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
 
 
 class SPADE(nn.Module):
     """Replace the features' global statistics by what the prompt says, pixel by pixel (Eq. 5).
 
-    ``InstanceNorm(x) * (1 + gamma(P)) + beta(P)`` without affine parameters, running statistics or a residual
-    (spatially adaptive normalisation, arXiv 1903.07291).
+    ``InstanceNorm(x) * (1 + gamma(P)) + beta(P)`` without affine parameters, running statistics or
+    a residual (spatially adaptive normalisation, arXiv 1903.07291).
 
     Args:
         dim: Channels C of the features.
@@ -159,14 +161,15 @@ class SPADE(nn.Module):
 
 
 class PTMM(nn.Module):
-    """Prompt-guided token mixer module: mixer and MLP with residuals, then SPADE without one (Eq. 5).
+    """Prompt-guided token mixer module: mixer and MLP with residuals, SPADE without (Eq. 5).
 
     Args:
         dim: Channels C.
         prompt_dim: Channels C_p of the prompt.
         mlp_ratio: Hidden channels of the MLP over C.
         share: Channels that share an offset.
-        has_offset: True where new offsets are predicted ("every two", Sec. 3.2); the next PTMM reuses them.
+        has_offset: True where new offsets are predicted ("every two", Sec. 3.2); the next PTMM
+            reuses them.
         local: See :class:`TokenMixer`.
         sampler: See :class:`TokenMixer`.
     """

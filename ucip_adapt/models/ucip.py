@@ -1,9 +1,11 @@
 """UCIP: a universal network for compressed image super-resolution (arXiv 2407.13108)."""
 
-# No `from __future__ import annotations` here: the Hub mixin reads the annotation of `config` at run time.
+# No `from __future__ import annotations` here: the Hub mixin reads the annotation of `config` at
+# run time.
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +27,7 @@ _SMALLEST_SIDE = 8
 
 
 class PTMB(nn.Module):
-    """Prompt-guided token mixer block: one prompt, several PTMMs that share it, and a residual (item 6).
+    """Prompt-guided token mixer block: one prompt, PTMMs that share it, and a residual.
 
     Args:
         config: Architecture of the network that the block belongs to.
@@ -41,7 +43,8 @@ class PTMB(nn.Module):
             num_slots=config.num_slots,
             prompt_size=config.prompt_size,
         )
-        # Position encoding generator: one depth-wise convolution, used before every PTMM that predicts offsets.
+        # Position encoding generator: one depth-wise convolution, used before every PTMM that
+        # predicts offsets.
         self.peg = nn.Conv2d(
             config.embed_dim, config.embed_dim, 3, padding=1, groups=config.embed_dim
         )
@@ -63,7 +66,7 @@ class PTMB(nn.Module):
         prompt = self.prompt(features, slot)
         x = features
         offset: Tensor | None = None
-        for layer in self.layers:
+        for layer in cast("Iterable[PTMM]", self.layers):
             if layer.offset is not None:
                 x = x + to_channels_last(self.peg(to_channels_first(x)))
                 offset = layer.offset(x, prompt)
@@ -76,8 +79,9 @@ class UCIP(
 ):
     r"""UCIP: shallow features, prompt-guided token mixer blocks, a x4 head.
 
-    Li et al., "UCIP: A Universal Framework for Compressed Image Super-Resolution using Dynamic Prompt", ECCV 2024.
-    An independent implementation from the paper; ``docs/reproduction.md`` lists each choice.
+    Li et al., "UCIP: A Universal Framework for Compressed Image Super-Resolution using Dynamic
+    Prompt", ECCV 2024. An independent implementation from the paper; ``docs/reproduction.md`` lists
+    each choice.
 
     Args:
         config: The architecture; default ``UCIPConfig()``, the paper's network.
@@ -107,7 +111,7 @@ class UCIP(
         self.remember_base_keys()
 
     def _initialise(self) -> None:
-        """Initial weights of the released code (item "Init" of the model page)."""
+        """Initial weights of the released code (``docs/reproduction.md``)."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -133,8 +137,10 @@ class UCIP(
         """Restore and enlarge whole images, whose statistics are global.
 
         Args:
-            lq: Compressed low-resolution RGB images, shape ``(B, 3, H, W)``, values in [0, 1]; any size but 1 x 1.
-            slot: Prompt slot of each image, shape ``(B,)``, for networks with several; default slot 0.
+            lq: Compressed low-resolution RGB images, shape ``(B, 3, H, W)``, values in [0, 1]; any
+                size but 1 x 1.
+            slot: Prompt slot of each image, shape ``(B,)``, for networks with several; default slot
+                0.
 
         Returns:
             Images, shape ``(B, 3, 4H, 4W)``; not clipped.
@@ -146,8 +152,8 @@ class UCIP(
             raise ValueError(f"lq must have shape (B, 3, H, W), got {tuple(lq.shape)}")
         if lq.shape[2] * lq.shape[3] <= 1:
             raise ValueError(
-                f"lq is {lq.shape[2]} x {lq.shape[3]} pixels: a single pixel has no statistics to normalise by; "
-                "UCIP.upscale repeats the edge of such small images"
+                f"lq is {lq.shape[2]} x {lq.shape[3]} pixels: a single pixel has no statistics to "
+                "normalise by; UCIP.upscale repeats the edge of such small images"
             )
         shallow = self.embed(lq.contiguous(memory_format=torch.channels_last))
         features = to_channels_last(shallow)
@@ -164,13 +170,14 @@ class UCIP(
 
     @torch.no_grad()
     def upscale(
-        self, lq: Tensor, *, window: int | None | str = "config", batch_size: int = 8
+        self, lq: Tensor, *, window: int | str | None = "config", batch_size: int = 8
     ) -> Tensor:
-        """Restore and enlarge images the way that this base's configuration says: whole, or in blended windows.
+        """Restore and enlarge images as this base's configuration says: whole, or in windows.
 
         Args:
             lq: Images, shape ``(B, 3, H, W)``, values in [0, 1], any size.
-            window: ``"config"`` follows ``config.window``; None is the whole image; a number is a window's side.
+            window: ``"config"`` follows ``config.window``; None is the whole image; a number is a
+                window's side.
             batch_size: Windows that go through the network at once.
 
         Returns:
@@ -186,7 +193,7 @@ class UCIP(
             else (window, None)
         )
         if side is None:
-            sr = self(padded)
+            sr: Tensor = self(padded)
         elif isinstance(side, int):
             sr = upscale_windows(self, padded, window=side, stride=stride, batch_size=batch_size)
         else:
@@ -207,7 +214,7 @@ class UCIP(
 
     def prompt_modules(self) -> list[nn.Module]:
         """The prompt module of each PTMB, in order; of adapters, the wrapper."""
-        return [block.prompt for block in self.blocks]
+        return [block.prompt for block in cast("Iterable[PTMB]", self.blocks)]
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_weights(self, save_directory)
@@ -223,10 +230,11 @@ class UCIP(
         force_download: bool = False,
         token: str | bool | None = None,
     ) -> Self:
-        """Load a base network: a shipped name, a local folder, or a repository on the Hub, in this order.
+        """Load a base network: a shipped name, else a local folder, else a Hub repository.
 
         Args:
-            pretrained_model_name_or_path: ``"ucip-tiny-v1"``, ``"path/to/folder"`` or ``"user/repository"``.
+            pretrained_model_name_or_path: ``"ucip-tiny-v1"``, ``"path/to/folder"`` or
+                ``"user/repository"``.
             revision: Branch, tag or commit on the Hub.
             cache_dir: Folder of the Hub's cache.
             local_files_only: Never ask the network.
@@ -237,7 +245,8 @@ class UCIP(
             The network in evaluation mode, its :attr:`fingerprint` known.
 
         Raises:
-            BaseFormatError: If the folder is incomplete or damaged, or its tensors do not fit its configuration.
+            BaseFormatError: If the folder is incomplete or damaged, or its tensors do not fit its
+                configuration.
         """
         folder = locate_base(
             str(pretrained_model_name_or_path),

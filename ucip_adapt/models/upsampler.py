@@ -1,4 +1,4 @@
-"""From features to an image four times as large: the convolutional head, and Pillow's bicubic as a global skip."""
+"""From features to an image four times as large: the head, and Pillow's bicubic as a skip."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["UpsamplingHead", "bicubic_x4"]
 
 
 class UpsamplingHead(nn.Module):
-    """Nearest-neighbour upsampling and convolutions, as in the released code (item 7 of the model page).
+    """Nearest-neighbour upsampling and convolutions, as in the released code.
 
     Args:
         dim: Channels of the features.
@@ -27,15 +27,18 @@ class UpsamplingHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to an image ``(B, 3, 4H, 4W)``."""
-        x = F.leaky_relu(self.conv_before_up(features), 0.01)
+        # In place: these are the largest tensors of the network, and no convolution needs its
+        # output.
+        x = F.leaky_relu(self.conv_before_up(features), 0.01, inplace=True)
         for conv in (self.conv_up1, self.conv_up2):
-            x = F.leaky_relu(conv(F.interpolate(x, scale_factor=2.0, mode="nearest")), 0.2)
-        image: Tensor = self.conv_last(F.leaky_relu(self.conv_hr(x), 0.2))
+            enlarged = F.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = F.leaky_relu(conv(enlarged), 0.2, inplace=True)
+        image: Tensor = self.conv_last(F.leaky_relu(self.conv_hr(x), 0.2, inplace=True))
         return image
 
 
 def _cubic(distance: Tensor) -> Tensor:
-    """Keys' kernel with a = -0.5, which Pillow and MATLAB use; torch's own bicubic has a = -0.75."""
+    """Keys' kernel with a = -0.5, as in Pillow and MATLAB; torch's own bicubic has a = -0.75."""
     d = distance.abs()
     near = (1.5 * d - 2.5) * d * d + 1
     far = ((-0.5 * d + 2.5) * d - 4) * d + 2
@@ -43,7 +46,7 @@ def _cubic(distance: Tensor) -> Tensor:
 
 
 def _stretch_rows(x: Tensor) -> Tensor:
-    """Enlarge the last axis four times; taps outside are left out and the others renormalised, as Pillow does."""
+    """Enlarge the last axis four times; as in Pillow, the taps inside share the whole weight."""
     count, _, height, width = x.shape
     phase = (torch.arange(4, dtype=torch.float64) + 0.5) / 4 - 0.5
     taps = torch.arange(-2, 3, dtype=torch.float64)

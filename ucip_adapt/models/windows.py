@@ -1,7 +1,8 @@
 """Inference in overlapping, smoothly blended windows.
 
-UCIP normalises features over the whole image (SPADE's instance norm). A network trained on small crops therefore meets
-other statistics on a whole image than it has learnt; windows of the size of the training crop give them back.
+UCIP normalises features over the whole image (SPADE's instance norm). A network trained on small
+crops therefore meets other statistics on a whole image than it has learnt; windows of the size of
+the training crop give them back.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def upscale_windows(
     Args:
         network: Maps ``(N, 3, h, w)`` to ``(N, 3, 4h, 4w)``.
         lq: Images, shape ``(B, 3, H, W)``.
-        window: Side of a window in LQ pixels; an axis that is not longer is taken whole, so that an image no larger
-            than a window gives exactly ``network(lq)``.
+        window: Side of a window in LQ pixels; an axis that is not longer is taken whole, so that an
+            image no larger than a window gives exactly ``network(lq)``.
         stride: Step between windows; default half a window.
         batch_size: Windows that go through the network at once.
 
@@ -81,7 +82,7 @@ def upscale_windows(
     norm = lq.new_zeros(4 * height, 4 * width, dtype=torch.float32)
     for chunk in _chunks(places, max(batch_size // batch, 1)):
         crops = torch.cat([lq[:, :, top : top + high, left : left + wide] for top, left in chunk])
-        for (top, left), sr in zip(chunk, network(crops).split(batch), strict=True):
+        for (top, left), sr in zip(chunk, torch.split(network(crops), batch), strict=True):
             rows, columns = slice(4 * top, 4 * (top + high)), slice(4 * left, 4 * (left + wide))
             total[:, :, rows, columns] += sr.float() * weight
             norm[rows, columns] += weight
