@@ -18,6 +18,9 @@ CODEC := webp
 # the environment must not change a training.
 given = $(if $(filter command,$(origin $(1))),$(2) "$($(1))")
 ARGS :=
+TUNE_FLAGS = $(call given,MAX_STEPS,--max_train_steps) $(call given,OUTPUT_DIR,--output_dir) \
+	$(call given,BASE,--pretrained_model_name_or_path) $(call given,TRAINABLE,--trainable) \
+	$(call given,QUALITIES,--qualities)
 
 # All flags that `accelerate launch` would otherwise guess with a warning. Without a thread count it sets one
 # thread for a single process, and half of a 2-core machine stays idle. No --cpu: a GPU is used where there is one.
@@ -50,9 +53,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 tune: $(STAMP)  ## tune a prompt adapter for CODEC on the embedded base and images
-	$(LAUNCH) recipes/tune_prompts.py --codec $(CODEC) $(call given,MAX_STEPS,--max_train_steps) \
-		$(call given,OUTPUT_DIR,--output_dir) $(call given,BASE,--pretrained_model_name_or_path) \
-		$(call given,TRAINABLE,--trainable) $(call given,QUALITIES,--qualities) $(ARGS)
+	$(LAUNCH) recipes/tune_prompts.py --codec $(CODEC) $(strip $(TUNE_FLAGS) $(ARGS))
 
 lint: $(STAMP)  ## ruff, mypy (strict), codespell, stray blanks and large files
 	$(BIN)/ruff check .
