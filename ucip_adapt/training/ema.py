@@ -82,6 +82,10 @@ class EMA:
         finally:
             self._assign(kept)
 
+    def write_back(self) -> None:
+        """Put the averages into the model for good, at the end of a run."""
+        self._assign(self.averages)
+
     @torch.no_grad()
     def _assign(self, values: dict[str, Tensor]) -> None:
         for name, parameter in self._parameters.items():

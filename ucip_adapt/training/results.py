@@ -32,6 +32,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ucip_adapt.config import to_dict
 from ucip_adapt.errors import ConfigError, UcipError, unknown_name
 from ucip_adapt.training.atomic import write_atomically
 
@@ -45,6 +46,7 @@ __all__ = [
     "peak_memory_mib",
     "portable",
     "read_results",
+    "run_record",
     "write_results",
 ]
 
@@ -215,6 +217,39 @@ def command_line(argv: Sequence[str] | None = None) -> str:
         flag, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
         words.append(f"{flag}{equals}{portable(value)}")
     return f"python {shlex.join(words)}"
+
+
+def run_record(
+    kind: str,
+    config: Any,  # noqa: ANN401 - any options dataclass
+    *,
+    seconds: Mapping[str, float],
+    parameters: Mapping[str, Any],
+    scores: Mapping[str, Any],
+    files: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Put the results of a run together: what it did, where, and what came out.
+
+    Args:
+        kind: The recipe.
+        config: Its resolved options, a dataclass instance.
+        seconds: Seconds by phase.
+        parameters: Counts.
+        scores: Scores.
+        files: Files left behind, with their sha256.
+    """
+    return {
+        "format_version": FORMAT_VERSION,
+        "kind": kind,
+        "command": command_line(),
+        "config": portable(to_dict(config)),
+        "environment": environment(),
+        "seconds": dict(seconds),
+        "peak_memory_mib": peak_memory_mib(),
+        "parameters": dict(parameters),
+        "scores": dict(scores),
+        "files": dict(files or {}),
+    }
 
 
 def write_results(path: str | Path, results: Mapping[str, Any]) -> None:

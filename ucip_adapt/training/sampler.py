@@ -21,8 +21,10 @@ class StepBatchSampler(Sampler[list[int]]):
     resumed by ``start_step`` alone, and one process with batch ``2 B`` sees the same samples as two
     processes with batch ``B``. Indices grow without bound; there are no epochs.
 
-    Give it to ``DataLoader(dataset, batch_sampler=...)``, with worker processes or without, and do
-    not hand that loader to ``accelerator.prepare``, which would split the batches a second time.
+    Give it to ``DataLoader(dataset, batch_sampler=..., generator=torch.Generator())``, with worker
+    processes or without, and do not hand that loader to ``accelerator.prepare``, which would split
+    the batches a second time. The loader's own generator matters: without it every start draws a
+    number from torch's global one, and a model with dropout no longer resumes exactly.
 
     Args:
         batch_size: Samples of one micro-batch on one process.
