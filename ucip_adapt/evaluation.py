@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
@@ -19,12 +20,15 @@ from ucip_adapt.data.bicubic import bicubic_up4
 from ucip_adapt.data.cache import ArrayCache
 from ucip_adapt.data.degrade import Setting, compress_lr
 from ucip_adapt.data.paired import to_tensor
+from ucip_adapt.errors import ConfigError
 from ucip_adapt.metrics import gather_scores, get_protocol, score, to_uint8
+from ucip_adapt.models import UCIP
 
 __all__ = [
     "ScoreRow",
     "Upscale",
     "bicubic",
+    "choose_window",
     "evaluate_sets",
     "mean_psnr",
     "network_upscaler",
@@ -116,7 +120,19 @@ def evaluate_sets(
 
     Returns:
         One row per method, set, setting and protocol, in this order of nesting.
+
+    Raises:
+        ConfigError: If there is nothing to measure, or two sets have one name, or a setting or
+            protocol is named twice: their scores would run into one row.
+        UnknownNameError: If a codec or a protocol is unknown.
+        CodecError: If a codec is not available.
     """
+    _check_names("method", methods)
+    _check_names("image set", [image_set.name for image_set in sets])
+    _check_names("setting", [str(setting) for setting in settings])
+    _check_names("protocol", protocols)
+    for name in protocols:
+        get_protocol(name)  # an unknown one is an error now, not after the first image
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     jobs = [(s, image, setting) for s in sets for image in s.images for setting in settings]
     mine = list(enumerate(jobs))[rank::world]
@@ -131,6 +147,15 @@ def evaluate_sets(
     if accelerator is not None and world > 1:
         rows = gather_scores(rows, accelerator)
     return _means(rows, methods, sets, settings, protocols)
+
+
+def _check_names(kind: str, names: Iterable[str]) -> None:
+    counts = Counter(names)
+    if not counts:
+        raise ConfigError(f"no {kind} to measure")
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise ConfigError(f"{kind} '{twice[0]}' is named twice")
 
 
 def _score_image(
@@ -182,6 +207,40 @@ def _means(
                         )
                     )
     return means
+
+
+def choose_window(
+    network: UCIP,
+    windows: Sequence[int],
+    validation: EvalSet,
+    settings: Sequence[Setting],
+    *,
+    cache: ArrayCache,
+    accelerator: Accelerator | None = None,
+) -> tuple[int | None, dict[str, float]]:
+    """Find out how a base is best applied: to whole images, or in windows of a certain size.
+
+    Args:
+        network: The base.
+        windows: Sides of windows to try, in LQ pixels.
+        validation: Images to decide on; never test images.
+        settings: Codecs and qualities the base was trained for.
+        cache: Where compressed images are kept.
+        accelerator: For several processes.
+
+    Returns:
+        The best side (None: the whole image), and the mean PSNR (y-c4) of each way in dB.
+    """
+    device = next(network.parameters()).device
+    sides: dict[str, int | None] = {"whole": None} | {f"window {side}": side for side in windows}
+    methods = {
+        way: network_upscaler(network.upscale, device, window=side) for way, side in sides.items()
+    }
+    rows = evaluate_sets(
+        methods, [validation], settings, ["y-c4"], cache=cache, accelerator=accelerator
+    )
+    scores = {way: round(mean_psnr(rows, way), 4) for way in sides}
+    return sides[max(scores, key=scores.__getitem__)], scores
 
 
 def mean_psnr(rows: Iterable[ScoreRow], method: str, protocol: str = "y-c4") -> float:

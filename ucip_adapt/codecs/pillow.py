@@ -70,10 +70,17 @@ class PillowCodec:
                 f"the image is {rgb.shape[:2]}"
             )
         buffer = io.BytesIO()
-        Image.fromarray(rgb).save(buffer, self.pillow_format, quality=quality, **dict(self.options))
-        buffer.seek(0)
-        with Image.open(buffer) as image:
-            pixels = np.array(image.convert("RGB"))
+        try:
+            Image.fromarray(rgb).save(
+                buffer, self.pillow_format, quality=quality, **dict(self.options)
+            )
+            buffer.seek(0)
+            with Image.open(buffer) as image:
+                pixels = np.array(image.convert("RGB"))
+        except (OSError, ValueError) as error:
+            raise CodecError(
+                f"{self.spec.name} failed on {rgb.shape[:2]} pixels: {error}"
+            ) from error
         return Degraded(pixels=pixels, num_bytes=buffer.getbuffer().nbytes)
 
 

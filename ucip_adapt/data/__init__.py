@@ -9,7 +9,7 @@ from ucip_adapt.data.benchmarks import (
     load_eval_set,
 )
 from ucip_adapt.data.bicubic import bicubic_down4, bicubic_up4, modcrop
-from ucip_adapt.data.cache import ArrayCache, default_cache_dir
+from ucip_adapt.data.cache import ArrayCache, CachedArray, default_cache_dir
 from ucip_adapt.data.degrade import DegradedImage, Setting, degrade_images, parse_settings
 from ucip_adapt.data.images import list_images, read_rgb
 from ucip_adapt.data.paired import PairedCrops
@@ -18,6 +18,7 @@ __all__ = [
     "BENCHMARKS",
     "EMBEDDED",
     "ArrayCache",
+    "CachedArray",
     "DegradedImage",
     "EvalImage",
     "EvalSet",

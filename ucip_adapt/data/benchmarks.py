@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ucip_adapt.assets import image_folder
 from ucip_adapt.data.bicubic import EdgeRule, bicubic_down4, modcrop
 from ucip_adapt.data.images import list_images, match_by_stem, read_rgb
-from ucip_adapt.errors import DataError
+from ucip_adapt.errors import ConfigError, DataError
 
 __all__ = ["BENCHMARKS", "EMBEDDED", "EvalImage", "EvalSet", "data_root", "load_eval_set"]
 
@@ -21,6 +21,9 @@ BENCHMARKS = ("Set5", "Set14", "BSD100", "Urban100", "Manga109")
 
 EMBEDDED = "GB82-val"
 """Name of the validation images inside the package."""
+
+_SMALLEST = 5
+"""Shortest side of a reduced image: times 4, less 4 at each edge, leaves SSIM its 11 pixels."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,20 @@ def data_root(option: Path | None = None) -> Path | None:
 def load_eval_set(name: str, root: Path | None = None, *, limit: int | None = None) -> EvalSet:
     """Load a set by name: a benchmark, the embedded validation images, or any folder.
 
+    Each has the name that tables show: that of a folder is its last part.
+
     Args:
         name: A name of :data:`BENCHMARKS`, :data:`EMBEDDED`, or the path of a folder.
         root: Data root, see :func:`data_root`.
         limit: Take only the first so many images.
 
     Raises:
-        DataError: If the set or the folder is not there, is empty, or an image cannot be used.
+        DataError: If the set or the folder is not there, is empty, or an image cannot be used; the
+            message names it.
+        ConfigError: If ``limit`` is under 1.
     """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit={limit}: a set needs at least 1 image")
     if name == EMBEDDED:
         return _from_folder(EMBEDDED, image_folder("validation"), limit)
     if name in BENCHMARKS:
@@ -96,11 +105,16 @@ def load_eval_set(name: str, root: Path | None = None, *, limit: int | None = No
             _checked(EvalImage(a.stem, modcrop(read_rgb(a)), read_rgb(b))) for a, b in pairs
         )
         return EvalSet(name, images, "stored")
-    return _from_folder(Path(name).name, Path(name), limit)
+    return _from_folder(Path(name).resolve().name, Path(name), limit)
 
 
 def _checked(image: EvalImage) -> EvalImage:
     height, width = image.lr.shape[:2]
+    if min(height, width) < _SMALLEST:
+        raise DataError(
+            f"{image.name} is too small to be measured: {4 * width} x {4 * height} pixels, at "
+            f"least {4 * _SMALLEST} x {4 * _SMALLEST} are needed"
+        )
     if image.gt.shape[:2] != (4 * height, 4 * width):
         raise DataError(
             f"{image.name}: truth {image.gt.shape[:2]} is not four times the reduced image "
@@ -114,5 +128,6 @@ def _from_folder(name: str, folder: Path, limit: int | None) -> EvalSet:
     images = []
     for path in list_images(folder)[:limit]:
         gt = modcrop(read_rgb(path))
-        images.append(EvalImage(path.stem, gt, bicubic_down4(gt, edge=rule)))
+        lr = bicubic_down4(gt, edge=rule) if gt.size else gt
+        images.append(_checked(EvalImage(path.stem, gt, lr)))
     return EvalSet(name, tuple(images), rule)

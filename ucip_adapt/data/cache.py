@@ -1,19 +1,24 @@
-"""Decoded images on disk, opened as memory maps: none is decoded twice or copied to a worker."""
+"""Decoded images on disk: none is decoded or compressed twice, and no worker process copies one."""
 
 from __future__ import annotations
 
 import hashlib
+import math
+import mmap
 import os
 import tempfile
+import tokenize
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from ucip_adapt.errors import DataError
 
-__all__ = ["ArrayCache", "default_cache_dir", "file_digest"]
+__all__ = ["ArrayCache", "CachedArray", "default_cache_dir", "file_digest"]
 
 
 def default_cache_dir() -> Path:
@@ -34,11 +39,51 @@ def file_digest(path: Path) -> str:
         raise DataError(f"cannot read image {path}: {error}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class CachedArray:
+    """An array of the cache, open only while a part of it is read.
+
+    A memory map that stays open holds a file descriptor: 207 images at four qualities would need
+    more than the 1024 that many systems allow a process. And this pickles as a file name, so that
+    worker processes share the pages instead of receiving copies.
+
+    Attributes:
+        path: The file.
+        shape: Height, width, channels.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+
+    def __getitem__(self, part: tuple[slice, ...]) -> NDArray[np.uint8]:
+        """Copy a part.
+
+        Raises:
+            DataError: If the file is gone or has changed.
+        """
+        try:
+            with Path(self.path).open("rb") as file:
+                pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            offset = len(pages) - math.prod(self.shape)  # after the header
+            return np.ndarray(self.shape, np.uint8, pages, offset)[part].copy()
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(
+                f"the image cache changed during the run: {self.path}: {error}. Start again: what "
+                "is missing is made again"
+            ) from error
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """Copy all of it: ``np.asarray(image)``."""
+        whole = self[(slice(None),)]
+        return whole if dtype is None else whole.astype(dtype)
+
+
 class ArrayCache:
     """Uint8 arrays by key, one ``.npy`` file each.
 
     Files are written under a temporary name and renamed, so that processes may share a cache:
-    whoever is first wins, and nobody reads half a file.
+    nobody reads half a file, and whoever comes second finds the first one's or writes the same. A
+    file that is damaged is made again.
 
     Args:
         root: Folder; made when the first array is stored.
@@ -64,29 +109,46 @@ class ArrayCache:
         """The array of a key as a read-only memory map; made and stored where it is missing.
 
         Raises:
-            DataError: If the cache cannot be written; the message says where and what it needed.
+            DataError: If the cache cannot be read or written; the message says where, why and how
+                much was to be written.
         """
         path = self.path(key)
-        try:
-            return self._open(path)
-        except FileNotFoundError:
-            pass
-        except ValueError:
-            path.unlink(missing_ok=True)  # damaged from outside: make it again
+        kept = self._try_open(path)
+        if kept is not None:
+            return kept
         array = np.ascontiguousarray(make())
         try:
             self._store(path, array)
-            return self._open(path)
         except OSError as error:
+            # Some systems do not replace a file that another process has open: then it is there.
+            kept = self._try_open(path)
+            if kept is not None:
+                return kept
             raise DataError(
                 f"cannot write {array.nbytes / 1e6:.1f} MB to the image cache {self.root}: "
                 f"{error}. Free some space, or choose another folder with --cache_dir or UCIP_CACHE"
             ) from error
+        stored = self._try_open(path)
+        if stored is None:
+            raise DataError(f"the image cache {self.root} lost {path.name} as it was written")
+        return stored
 
-    @staticmethod
-    def _open(path: Path) -> NDArray[np.uint8]:
-        array: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return array
+    def reference(self, key: str, make: Callable[[], NDArray[np.uint8]]) -> CachedArray:
+        """As :meth:`get`, but the file is closed again until a part of it is read."""
+        shape = self.get(key, make).shape
+        return CachedArray(str(self.path(key).absolute()), shape)
+
+    def _try_open(self, path: Path) -> NDArray[np.uint8] | None:
+        """The array in a file, or None where it is missing or damaged and has to be made."""
+        try:
+            return _open_array(path)
+        except (FileNotFoundError, ValueError, tokenize.TokenError):
+            return None  # nothing there, or no whole array: both are made (again)
+        except OSError as error:
+            raise DataError(
+                f"cannot read the image cache {self.root}: {error}. Choose another folder with "
+                "--cache_dir or UCIP_CACHE"
+            ) from error
 
     @staticmethod
     def _store(path: Path, array: NDArray[np.uint8]) -> None:
@@ -94,8 +156,19 @@ class ArrayCache:
         handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:
-                np.save(file, array)
+                # np.save would hide why a write failed behind "N requested and 0 written".
+                header = np.lib.format.header_data_from_array_1_0(array)
+                np.lib.format.write_array_header_1_0(file, header)
+                file.write(array.data)
             Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def _open_array(path: Path) -> NDArray[np.uint8]:
+    """Memory map of a file; a ValueError unless it holds exactly one uint8 array."""
+    array: np.memmap[Any, np.dtype[np.uint8]] = np.lib.format.open_memmap(path, mode="r")
+    if array.dtype != np.uint8 or path.stat().st_size != array.offset + array.nbytes:
+        raise ValueError(f"{path} is damaged")
+    return array

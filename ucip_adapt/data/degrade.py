@@ -7,6 +7,7 @@ entropy coder has seen less.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,18 +21,23 @@ from tqdm import tqdm
 from ucip_adapt.codecs import Codec, get_codec
 from ucip_adapt.codecs.base import fingerprint_digest
 from ucip_adapt.data.bicubic import EdgeRule, bicubic_down4, modcrop
-from ucip_adapt.data.cache import ArrayCache, file_digest
+from ucip_adapt.data.cache import ArrayCache, CachedArray, file_digest
 from ucip_adapt.data.images import read_rgb
 from ucip_adapt.errors import CodecError, ConfigError, DataError
 
 __all__ = [
     "DegradedImage",
+    "Pixels",
     "Setting",
     "compress_lr",
     "degrade_images",
     "parse_settings",
     "require_codec",
 ]
+
+
+Pixels = NDArray[np.uint8] | CachedArray
+"""An image in memory or in the cache; ``image[top:bottom, left:right]`` cuts either."""
 
 
 class Setting(NamedTuple):
@@ -74,15 +80,25 @@ class DegradedImage:
     """
 
     name: str
-    gt: NDArray[np.uint8]
-    lq: dict[Setting, NDArray[np.uint8]]
+    gt: Pixels
+    lq: dict[Setting, Pixels]
+
+
+def _read_gt(path: Path) -> NDArray[np.uint8]:
+    image = read_rgb(path)
+    if min(image.shape[:2]) < 4:
+        height, width = image.shape[:2]
+        raise DataError(
+            f"{path} is too small: {width} x {height} pixels, at least 4 x 4 are needed"
+        )
+    return modcrop(image)
 
 
 def _degrade_file(
     path: Path, settings: list[Setting], cache: ArrayCache, edge: EdgeRule, min_side: int
 ) -> DegradedImage:
     source = file_digest(path)
-    gt = cache.get(f"gt {source}", lambda: modcrop(read_rgb(path)))
+    gt = cache.reference(f"gt {source}", lambda: _read_gt(path))
     height, width = gt.shape[0] // 4, gt.shape[1] // 4
     if min(height, width) < min_side:
         raise DataError(
@@ -90,15 +106,14 @@ def _degrade_file(
             f"image of {width} x {height}, and crops of {min_side} are asked for (--patch_size)"
         )
 
-    def compressed(setting: Setting) -> NDArray[np.uint8]:
+    @functools.cache
+    def lr() -> NDArray[np.uint8]:
+        return bicubic_down4(np.asarray(gt), edge=edge)
+
+    def compressed(setting: Setting) -> CachedArray:
         codec = get_codec(setting.codec)
         key = f"lq {source} {edge} {fingerprint_digest(codec.fingerprint())} {setting}"
-        return cache.get(
-            key,
-            lambda: (
-                codec.roundtrip(bicubic_down4(np.asarray(gt), edge=edge), setting.quality).pixels
-            ),
-        )
+        return cache.reference(key, lambda: codec.roundtrip(lr(), setting.quality).pixels)
 
     return DegradedImage(path.stem, gt, {setting: compressed(setting) for setting in settings})
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ucip_adapt.errors import DataError
 
@@ -21,7 +21,9 @@ _DIRECT_MODES = ("RGB", "L", "1", "P", "RGBA", "LA", "PA", "CMYK", "YCbCr")
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """All images of a folder and the folders below it, sorted by name.
+    """All images of a folder and the folders below it, sorted by name, on every system alike.
+
+    Hidden files are left out: some systems put a ``._name.png`` that is no image beside each image.
 
     Raises:
         DataError: If the folder does not exist or holds no image.
@@ -29,9 +31,15 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise DataError(f"no folder '{root}'")
-    paths = sorted(
-        path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    )
+    paths = [
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not path.name.startswith(".")
+        and path.is_file()
+    ]
+    # Paths themselves sort by case on one system and without on another; crops depend on the order.
+    paths.sort(key=lambda path: path.relative_to(root).as_posix())
     if not paths:
         raise DataError(f"no images in '{root}' (looked for {', '.join(IMAGE_SUFFIXES)})")
     return paths
@@ -42,7 +50,8 @@ def read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
     Grey is repeated over the channels and palettes are looked up. Transparent pixels have no colour
     of their own to learn from or to be measured by, so an image that really uses alpha is refused,
-    as is one of more than 8 bits, which Pillow would clip silently.
+    as is one of more than 8 bits, which Pillow would clip or cut down silently. The orientation
+    that a camera noted is applied; colour profiles are not.
 
     Raises:
         DataError: If the file cannot be read, or its pixels are not plain 8-bit colours; the
@@ -50,34 +59,57 @@ def read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(path) as image:
+            # Pillow calls 16-bit colour "RGB" and drops the low bytes; only the decoder's raw mode
+            # tells, and it is gone after loading.
+            deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
             image.load()
-            if image.mode not in _DIRECT_MODES:
-                raise DataError(
-                    f"{path}: pixels of mode '{image.mode}'; convert the image to 8-bit RGB first"
-                )
-            if image.has_transparency_data:
-                lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
-                if lowest != 255:
-                    raise DataError(f"{path}: has transparent pixels; flatten the image first")
-            return np.array(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
+            _check_pixels(path, image, deep=deep)
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except (DataError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        what = "no format that Pillow knows" if Path(path).stat().st_size else "the file is empty"
+        raise DataError(f"cannot read image {path}: {what}") from error
+    except Exception as error:  # damaged bytes raise nearly anything, SyntaxError among it
         raise DataError(f"cannot read image {path}: {error}") from error
 
 
+def _check_pixels(path: str | os.PathLike[str], image: Image.Image, *, deep: bool) -> None:
+    """Refuse what has no plain 8-bit colours."""
+    if deep or image.mode not in _DIRECT_MODES:
+        depth = "16 bits per channel" if deep else f"pixels of mode '{image.mode}'"
+        raise DataError(f"{path}: {depth}; convert the image to 8-bit RGB first")
+    if image.has_transparency_data:
+        lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
+        if lowest != 255:
+            raise DataError(f"{path}: has transparent pixels; flatten the image first")
+
+
 def save_png(path: Path, rgb: NDArray[np.uint8]) -> None:
-    """Write an ``H x W x 3`` uint8 image as PNG beside its place, then rename it."""
-    temporary = path.with_suffix(".tmp")
-    Image.fromarray(rgb).save(temporary, "PNG")
-    temporary.replace(path)
+    """Write an ``H x W x 3`` uint8 image as PNG beside its place, then rename it.
+
+    Raises:
+        DataError: If it cannot be written; a file of that name is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        Image.fromarray(rgb).save(temporary, "PNG")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"cannot write image {path}: {error}") from error
 
 
 def match_by_stem(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[Path, Path]]:
     """Pair the files of two lists by name without suffix, in the order of the first.
 
     Raises:
-        DataError: If a file of the first list has no partner.
+        DataError: If a file of the first list has no partner, or more than one.
     """
     partners = {path.stem: path for path in second}
+    if len(partners) < len(second):
+        twice = next(path for path in second if partners[path.stem] != path)
+        raise DataError(f"{twice} and {partners[twice.stem]} have the same name: which one is it?")
     missing = [path.name for path in first if path.stem not in partners]
     if missing:
         raise DataError(

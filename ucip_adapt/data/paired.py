@@ -39,6 +39,23 @@ def to_tensor(rgb: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous().float().div_(255)
 
 
+def _check_image(image: DegradedImage, settings: list[Setting], patch_size: int) -> None:
+    """Refuse at the start what would fail, or be cut askew, in the middle of a run."""
+    if min(image.gt.shape[:2]) < 4 * patch_size:
+        raise DataError(f"image {image.name} is smaller than a crop of {patch_size} LQ pixels")
+    if list(image.lq) != settings:
+        raise DataError(
+            f"image {image.name} has the settings {', '.join(map(str, image.lq))}; the first image "
+            f"has {', '.join(map(str, settings))}"
+        )
+    for setting, lq in image.lq.items():
+        if image.gt.shape != (4 * lq.shape[0], 4 * lq.shape[1], 3):
+            raise DataError(
+                f"image {image.name} at {setting}: truth {image.gt.shape[:2]} is not four times "
+                f"the compressed image {lq.shape[:2]}"
+            )
+
+
 class PairedCrops(Dataset[CropSample]):
     """Endless crops, each a function of ``(seed, index)`` and of nothing else.
 
@@ -51,7 +68,8 @@ class PairedCrops(Dataset[CropSample]):
         seed: Seed of order, places and flips.
 
     Raises:
-        DataError: If there is no image, or one is smaller than a crop.
+        DataError: If there is no image, one is smaller than a crop, or one lacks a setting that
+            another has, or its compressed image is not a quarter of the truth.
         ConfigError: If ``patch_size`` is under 2.
     """
 
@@ -60,13 +78,12 @@ class PairedCrops(Dataset[CropSample]):
             raise DataError("no training images")
         if patch_size < 2:
             raise ConfigError(f"patch_size={patch_size}: need at least 2 pixels")
-        for image in images:
-            if min(image.gt.shape[:2]) < 4 * patch_size:
-                raise DataError(
-                    f"image {image.name} is smaller than a crop of {patch_size} LQ pixels"
-                )
-        self.images = images
         self.settings: list[Setting] = list(images[0].lq)
+        if not self.settings:
+            raise DataError("no codec settings to train on")
+        for image in images:
+            _check_image(image, self.settings, patch_size)
+        self.images = images
         codecs = list(dict.fromkeys(setting.codec for setting in self.settings))
         self.slots = [codecs.index(setting.codec) for setting in self.settings]
         self.patch_size = patch_size
