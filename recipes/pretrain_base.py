@@ -1,0 +1,267 @@
+"""Train a base UCIP on compressed images, with prompts or without.
+
+    accelerate launch recipes/pretrain_base.py --config recipes/configs/pretrain_base/tiny.toml
+
+leaves a folder in the Hub's layout: config.json, model.safetensors, a card, results.json. A second
+stage starts from the first one's folder (``--pretrained_model_name_or_path``) with a fresh
+optimizer. ``configs/pretrain_base/paper.toml`` holds the settings of the paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+
+from ucip_adapt.config import option, run_recipe
+from ucip_adapt.data import Setting, load_eval_set, parse_settings
+from ucip_adapt.data.benchmarks import data_root
+from ucip_adapt.errors import ConfigError
+from ucip_adapt.evaluation import (
+    bicubic,
+    choose_window,
+    evaluate_sets,
+    mean_psnr,
+    network_upscaler,
+    summarise,
+)
+from ucip_adapt.hub.folders import publish_base
+from ucip_adapt.models import UCIP, UCIPConfig
+from ucip_adapt.training.ema import EMA
+from ucip_adapt.training.guard import GuardedStep
+from ucip_adapt.training.options import TrainingOptions
+from ucip_adapt.training.results import run_record
+from ucip_adapt.training.run import (
+    Clock,
+    cache_of,
+    hardware_line,
+    make_accelerator,
+    make_checkpoints,
+    progress_bar,
+    say,
+    training_crops,
+    training_loader,
+    training_paths,
+)
+from ucip_adapt.training.schedule import learning_rate_at, set_learning_rate
+from ucip_adapt.training.signals import StopRequest
+
+
+@dataclass(frozen=True)
+class Options(TrainingOptions):
+    """Options of the recipe; those of every training run come first."""
+
+    preset: Literal["full", "small", "tiny", "nano"] = option("tiny", "Architecture.")
+    prompt: Literal["dynamic", "none", "fixed", "promptir"] = option(
+        "dynamic", "Prompt design (Table 4); none is the base of protocols ii and iii."
+    )
+    num_prompts: int = option(8, "Basic prompts of each block (Table 6).", minimum=1)
+    num_slots: int = option(1, "Prompt slots, one per codec; 1 is blind.", minimum=1)
+    local: Literal["yes", "no"] = option("yes", "Depth-wise local branch (Table 5).")
+    settings: tuple[str, ...] = option(
+        ("jpeg:10", "jpeg:20", "jpeg:30", "jpeg:40"), "Damage to learn, each CODEC:QUALITY."
+    )
+    pretrained_model_name_or_path: str | None = option(
+        None, "Start from this base instead of random weights; its architecture is kept."
+    )
+    revision: str | None = option(None, "Revision of that base on the Hub.")
+    windows: tuple[int, ...] = option(
+        (), "Window sides to try on the validation images; the best way is kept.", minimum=8
+    )
+    name: str = option("ucip-base", "Name for the card.")
+
+
+def read_settings(texts: tuple[str, ...]) -> list[Setting]:
+    """Turn ``codec:quality`` into settings."""
+    settings = []
+    for text in texts:
+        codec, _, quality = text.partition(":")
+        if not quality.isdecimal():
+            raise ConfigError(f"--settings {text}: write CODEC:QUALITY, such as jpeg:40")
+        settings += parse_settings(codec, (int(quality),))
+    return settings
+
+
+def build_model(cfg: Options) -> UCIP:
+    """Make the network, or load the one to go on with."""
+    if cfg.pretrained_model_name_or_path is not None:
+        model = UCIP.from_pretrained(cfg.pretrained_model_name_or_path, revision=cfg.revision)
+        if model.config.prompt != cfg.prompt:
+            raise ConfigError(
+                f"--prompt {cfg.prompt}, but {cfg.pretrained_model_name_or_path} has prompt "
+                f"'{model.config.prompt}'"
+            )
+        return model.train()
+    config = UCIPConfig.preset(
+        cfg.preset,
+        prompt=cfg.prompt,
+        num_prompts=cfg.num_prompts,
+        num_slots=cfg.num_slots,
+        local=cfg.local == "yes",
+    )
+    return UCIP(config)
+
+
+def main(cfg: Options) -> dict[str, Any]:
+    """Train; returns what results.json holds."""
+    clock = Clock()
+    accelerator = make_accelerator(cfg)
+    settings = read_settings(cfg.settings)
+    model = build_model(cfg)
+    if cfg.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    per_step = cfg.train_batch_size * accelerator.num_processes * cfg.gradient_accumulation_steps
+    say(
+        accelerator,
+        f"images     {len(training_paths(cfg))} from {', '.join(cfg.train_data_dir)}",
+        f"damage     {', '.join(map(str, settings))}",
+        f"model      {cfg.preset}, prompt {model.config.prompt}, {model.num_parameters():,} "
+        f"parameters, {model.num_parameters(trainable_only=True):,} trained",
+        f"steps      {cfg.max_train_steps} of {per_step} crops ({accelerator.num_processes} "
+        f"processes x {cfg.train_batch_size} x {cfg.gradient_accumulation_steps}) of "
+        f"{cfg.patch_size} x {cfg.patch_size} LQ pixels",
+        f"hardware   {hardware_line()}",
+    )
+    if cfg.dry_run:
+        return {}
+
+    crops = training_crops(cfg, settings, accelerator)
+    validation = load_eval_set(cfg.validation_data_dir, data_root(cfg.data))
+    optimizer = torch.optim.Adam(
+        parameters, lr=cfg.learning_rate, betas=(cfg.adam_beta1, cfg.adam_beta2)
+    )
+    model, optimizer = accelerator.prepare(model, optimizer)
+    base = accelerator.unwrap_model(model, keep_torch_compile=False)
+    ema = None
+    if cfg.ema_decay is not None:
+        trained = [(name, p) for name, p in base.named_parameters() if p.requires_grad]
+        ema = EMA(trained, decay=cfg.ema_decay)
+        accelerator.register_for_checkpointing(ema)
+    checkpoints = make_checkpoints(cfg, accelerator, critical=("preset", "prompt", "settings"))
+    step = 0
+    if cfg.resume_from_checkpoint is not None:
+        step = checkpoints.resume(
+            cfg.resume_from_checkpoint,
+            force=cfg.force,
+            allow_world_change=cfg.allow_world_change,
+        )
+        say(accelerator, f"resumed    at step {step}")
+    guard = GuardedStep(
+        accelerator, optimizer, parameters, policy=cfg.nonfinite, max_grad_norm=cfg.max_grad_norm
+    )
+    clock.lap("data")
+
+    def validate() -> dict[str, float]:
+        """Mean validation PSNR (y-c4) of the whole image, and its gain over bicubic, in dB."""
+        upscale = network_upscaler(base.upscale, accelerator.device, window=None)
+        rows = evaluate_sets(
+            {"bicubic": bicubic, "base": upscale},
+            [validation],
+            settings,
+            ["y-c4"],
+            cache=cache_of(cfg),
+            accelerator=accelerator,
+        )
+        psnr = mean_psnr(rows, "base")
+        return {"val_psnr_db": psnr, "val_gain_db": psnr - mean_psnr(rows, "bicubic")}
+
+    curve: list[dict[str, float]] = []
+    running = 0.0
+    with StopRequest() as stop, progress_bar(cfg, accelerator, step) as bar:
+        for batch in training_loader(cfg, crops, accelerator, step):
+            with accelerator.accumulate(model):
+                rate = learning_rate_at(
+                    step,
+                    schedule=cfg.lr_scheduler,
+                    learning_rate=cfg.learning_rate,
+                    warmup_steps=cfg.lr_warmup_steps,
+                    max_steps=cfg.max_train_steps,
+                    milestones=cfg.lr_milestones,
+                )
+                set_learning_rate(optimizer, rate)
+                lq = batch["lq"].to(accelerator.device)
+                gt = batch["gt"].to(accelerator.device)
+                slot = batch["slot"].to(accelerator.device) if cfg.num_slots > 1 else None
+                loss = F.l1_loss(model(lq, slot).float(), gt)
+                guard.backward(loss, sample_ids=batch["index"].tolist())
+                if accelerator.sync_gradients and guard.step(step) and ema is not None:
+                    ema.update(step)
+            if not accelerator.sync_gradients:
+                continue
+            step += 1
+            running = loss.item() if step == 1 else 0.98 * running + 0.02 * loss.item()
+            bar.update()
+            bar.set_postfix(l1=f"{running:.4f}", lr=f"{rate:.1e}", skipped=guard.skipped)
+            accelerator.log({"train_l1": loss.item(), "learning_rate": rate}, step=step)
+            if cfg.validation_steps and step % cfg.validation_steps == 0:
+                clock.lap("training")
+                scores = validate()
+                curve.append({"step": step, "train_l1": running, **scores})
+                accelerator.log(scores, step=step)
+                gain = scores["val_gain_db"]
+                say(accelerator, f"step {step}: l1 {running:.5f}, validation {gain:+.3f} dB")
+                clock.lap("validation")
+            asked = stop.agreed(accelerator)
+            if asked or (cfg.checkpointing_steps and step % cfg.checkpointing_steps == 0):
+                checkpoints.save(step)
+            if asked and step < cfg.max_train_steps:
+                say(
+                    accelerator,
+                    f"stopped at step {step}; go on with --resume_from_checkpoint latest",
+                )
+                return {}
+    clock.lap("training")
+
+    if ema is not None:
+        ema.write_back()
+    if cfg.windows:
+        window, ways = choose_window(
+            base, cfg.windows, validation, settings, cache=cache_of(cfg), accelerator=accelerator
+        )
+        base.config = base.config.replace(window=window)
+        for way, psnr in ways.items():
+            say(accelerator, f"inference  {way}: {psnr:.3f} dB on {validation.name}")
+    else:
+        ways = {}
+    methods = {
+        "bicubic": bicubic,
+        "whole": network_upscaler(base.upscale, accelerator.device, window=None),
+        "base": network_upscaler(base.upscale, accelerator.device),
+    }
+    protocols = ["y-c4", "rgb-c4"]
+    rows = evaluate_sets(
+        methods, [validation], settings, protocols, cache=cache_of(cfg), accelerator=accelerator
+    )
+    clock.lap("evaluation")
+    say(accelerator, summarise(rows, reference="bicubic"))
+    record = run_record(
+        "pretrain_base",
+        cfg,
+        seconds=clock.seconds,
+        parameters={
+            "total": base.num_parameters(),
+            "trained": sum(p.numel() for p in parameters),
+            "fingerprint": base.fingerprint,
+        },
+        scores={
+            "rows": [row.to_dict() for row in rows],
+            "curve": curve,
+            "inference": ways,
+            "skipped_steps": guard.skipped,
+        },
+    )
+    if accelerator.is_main_process:
+        publish_base(base, cfg.output_dir, record, name=cfg.name)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    gain = mean_psnr(rows, "base") - mean_psnr(rows, "bicubic")
+    say(accelerator, f"wrote {cfg.output_dir}: {gain:+.3f} dB over bicubic on {validation.name}")
+    return record
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_recipe(main, Options, description=__doc__ or ""))

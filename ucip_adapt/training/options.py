@@ -1,0 +1,94 @@
+"""Options that every training recipe shares, named as in diffusers and Accelerate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ucip_adapt.config import option
+from ucip_adapt.errors import ConfigError
+from ucip_adapt.training.guard import NonFinitePolicy
+from ucip_adapt.training.schedule import Schedule
+
+__all__ = ["TrainingOptions"]
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Data, schedule, checkpoints and reporting of a training run.
+
+    A recipe derives its own options from this class and changes defaults there.
+    """
+
+    train_data_dir: tuple[str, ...] = option(
+        ("embedded",),
+        "Folders of clean training images: paths, names under DATA/train (CID22), or 'embedded'.",
+    )
+    max_train_samples: int | None = option(
+        None, "Use only the first so many images.", unit="images", minimum=1
+    )
+    validation_data_dir: str = option(
+        "GB82-val", "Images for validation: a folder, a benchmark, or the embedded GB82-val."
+    )
+    data: Path | None = option(
+        None, "Folder with the benchmark sets; default: the environment variable UCIP_DATA."
+    )
+    cache_dir: Path | None = option(
+        None, "Folder for decoded images; default: UCIP_CACHE, else ~/.cache/ucip_adapt."
+    )
+    output_dir: Path = option(Path("runs/latest"), "Folder that the run writes to.")
+    patch_size: int = option(32, "Side of a training crop.", unit="LQ pixels", minimum=8)
+    train_batch_size: int = option(8, "Crops per process and micro-batch.", minimum=1)
+    gradient_accumulation_steps: int = option(1, "Micro-batches per step.", minimum=1)
+    max_train_steps: int = option(300, "Optimizer steps.", unit="steps", minimum=1)
+    learning_rate: float = option(1e-3, "Adam's peak rate.", minimum=0.0)
+    lr_scheduler: Schedule = option("cosine", "Shape of the rate over the run.")
+    lr_warmup_steps: int = option(20, "Linear warm-up.", unit="steps", minimum=0)
+    lr_milestones: tuple[int, ...] = option(
+        (), "Steps after which 'multistep' halves the rate.", unit="steps", minimum=1
+    )
+    adam_beta1: float = option(0.9, "Adam's first decay.", minimum=0.0, maximum=1.0)
+    adam_beta2: float = option(0.999, "Adam's second decay.", minimum=0.0, maximum=1.0)
+    max_grad_norm: float | None = option(1.0, "Gradient clipping; none does not clip.")
+    ema_decay: float | None = option(
+        None, "Average the trained weights with this decay and keep the average.", maximum=1.0
+    )
+    mixed_precision: Literal["no", "bf16", "fp16"] = option("no", "Autocast type.")
+    gradient_checkpointing: bool = option(False, "Recompute activations: less memory, more time.")
+    nonfinite: NonFinitePolicy = option(
+        "skip", "A non-finite loss or gradient skips its step, or stops the run."
+    )
+    seed: int = option(0, "Seed of initial weights, data order, crops and flips.", minimum=0)
+    dataloader_num_workers: int = option(0, "Processes that cut crops.", minimum=0)
+    validation_steps: int = option(
+        0, "Validate every so many steps; 0 only at the end.", unit="steps", minimum=0
+    )
+    checkpointing_steps: int = option(
+        0, "Publish a checkpoint every so many steps; 0 only when asked to stop.", minimum=0
+    )
+    checkpoints_total_limit: int | None = option(2, "Checkpoints to keep.", minimum=1)
+    checkpoint_errors: Literal["stop", "continue"] = option(
+        "stop", "Whether a checkpoint that cannot be written (full disk) ends the run."
+    )
+    resume_from_checkpoint: str | None = option(
+        None, "'latest' in OUTPUT_DIR/checkpoints, or the path of a checkpoint."
+    )
+    force: bool = option(False, "Resume although critical options have changed.")
+    allow_world_change: bool = option(False, "Resume with another number of processes.")
+    report_to: Literal["none", "tensorboard", "wandb"] = option("none", "Experiment tracker.")
+    dry_run: bool = option(False, "Print data, model, counts and steps, and stop.")
+
+    def __post_init__(self) -> None:
+        """Check what one option says of another.
+
+        Raises:
+            ConfigError: If two options exclude each other.
+        """
+        if self.lr_warmup_steps > self.max_train_steps:
+            raise ConfigError(
+                f"lr_warmup_steps={self.lr_warmup_steps} exceeds "
+                f"max_train_steps={self.max_train_steps}"
+            )
+        if bool(self.lr_milestones) != (self.lr_scheduler == "multistep"):
+            raise ConfigError("lr_milestones belong to lr_scheduler 'multistep', and it needs them")

@@ -1,0 +1,237 @@
+"""What a recipe does before and around its loop: set-up, data, progress, trackers."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from ucip_adapt.assets import image_folder
+from ucip_adapt.config import to_dict
+from ucip_adapt.data import (
+    ArrayCache,
+    PairedCrops,
+    Setting,
+    default_cache_dir,
+    degrade_images,
+    list_images,
+)
+from ucip_adapt.data.benchmarks import data_root
+from ucip_adapt.data.paired import CropSample
+from ucip_adapt.errors import ConfigError, DataError
+from ucip_adapt.training.checkpoint import Checkpoints
+from ucip_adapt.training.options import TrainingOptions
+from ucip_adapt.training.results import environment
+from ucip_adapt.training.sampler import StepBatchSampler
+
+__all__ = [
+    "Clock",
+    "cache_of",
+    "make_accelerator",
+    "make_checkpoints",
+    "progress_bar",
+    "say",
+    "training_crops",
+    "training_loader",
+    "training_paths",
+]
+
+_CRITICAL = (
+    "train_data_dir",
+    "max_train_samples",
+    "patch_size",
+    "train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "lr_scheduler",
+    "lr_warmup_steps",
+    "lr_milestones",
+    "max_train_steps",
+    "ema_decay",
+    "mixed_precision",
+    "seed",
+)
+
+
+class Clock:
+    """Seconds by phase of a run.
+
+    Example:
+        >>> clock = Clock()
+        >>> clock.lap("data")
+        >>> sorted(clock.seconds)
+        ['data', 'total']
+    """
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self._laps: dict[str, float] = {}
+
+    def lap(self, phase: str) -> None:
+        """Book the time since the last lap on a phase."""
+        now = time.perf_counter()
+        self._laps[phase] = self._laps.get(phase, 0.0) + now - self._last
+        self._last = now
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase, and in total, to a hundredth."""
+        laps = {**self._laps, "total": time.perf_counter() - self._start}
+        return {phase: round(value, 2) for phase, value in laps.items()}
+
+
+def make_accelerator(cfg: TrainingOptions) -> Accelerator:
+    """Set up devices, processes, seeds and the tracker; the output folder is made.
+
+    Raises:
+        ConfigError: If a tracker's library is missing.
+        DataError: If the output folder cannot be made.
+    """
+    tracker = {"none": None, "tensorboard": "tensorboard", "wandb": "wandb"}[cfg.report_to]
+    if tracker is not None and importlib.util.find_spec(tracker) is None:
+        raise ConfigError(f"--report_to {tracker} needs the package: pip install {tracker}")
+    accelerator = Accelerator(
+        mixed_precision=cfg.mixed_precision,
+        gradient_accumulation_steps=cfg.gradient_accumulation_steps,
+        log_with=tracker,
+        project_dir=str(cfg.output_dir),
+        step_scheduler_with_optimizer=False,
+    )
+    set_seed(cfg.seed)
+    if accelerator.is_main_process and not cfg.dry_run:
+        try:
+            cfg.output_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"cannot make --output_dir {cfg.output_dir}: {error}") from error
+    accelerator.wait_for_everyone()
+    if tracker is not None and not cfg.dry_run:
+        accelerator.init_trackers("ucip_adapt", config=_flat(to_dict(cfg)))
+    return accelerator
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """Trackers take numbers and text only."""
+    return {
+        key: value if isinstance(value, int | float | str | bool) else str(value)
+        for key, value in config.items()
+    }
+
+
+def say(accelerator: Accelerator, *lines: str) -> None:
+    """Print on the main process."""
+    if accelerator.is_main_process:
+        for line in lines:
+            tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+
+def cache_of(cfg: TrainingOptions) -> ArrayCache:
+    """The cache of decoded images that the options name."""
+    return ArrayCache(cfg.cache_dir or default_cache_dir())
+
+
+def training_paths(cfg: TrainingOptions) -> list[Path]:
+    """Training images of all folders named, in order.
+
+    Raises:
+        DataError: If a folder is not found or holds no image.
+    """
+    root = data_root(cfg.data)
+    paths: list[Path] = []
+    for name in cfg.train_data_dir:
+        paths += list_images(_training_folder(name, root))
+    return paths[: cfg.max_train_samples]
+
+
+def _training_folder(name: str, root: Path | None) -> Path:
+    if name == "embedded":
+        return image_folder("train")
+    if Path(name).is_dir():
+        return Path(name)
+    if root is not None and (root / "train" / name).is_dir():
+        return root / "train" / name
+    where = f"nor '{name}' under {root}/train" if root else "and --data or UCIP_DATA is not set"
+    raise DataError(f"--train_data_dir {name}: no such folder, {where}; 'embedded' is always there")
+
+
+def training_crops(
+    cfg: TrainingOptions, settings: Sequence[Setting], accelerator: Accelerator
+) -> PairedCrops:
+    """Degrade the training images at the settings and make the data set of crops."""
+    images = degrade_images(
+        training_paths(cfg),
+        list(settings),
+        cache_of(cfg),
+        min_side=cfg.patch_size,
+        progress=accelerator.is_local_main_process,
+    )
+    return PairedCrops(images, patch_size=cfg.patch_size, seed=cfg.seed)
+
+
+def training_loader(
+    cfg: TrainingOptions, crops: PairedCrops, accelerator: Accelerator, start_step: int
+) -> DataLoader[CropSample]:
+    """Micro-batches of this process from ``start_step`` to the end; a function of seed and step."""
+    sampler = StepBatchSampler(
+        cfg.train_batch_size,
+        num_processes=accelerator.num_processes,
+        process_index=accelerator.process_index,
+        accumulation=cfg.gradient_accumulation_steps,
+        start_step=start_step,
+        stop_step=cfg.max_train_steps,
+    )
+    return DataLoader(
+        crops,
+        batch_sampler=sampler,
+        num_workers=cfg.dataloader_num_workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+
+
+def make_checkpoints(
+    cfg: TrainingOptions, accelerator: Accelerator, *, critical: Sequence[str] = ()
+) -> Checkpoints:
+    """Checkpoints under ``OUTPUT_DIR/checkpoints``, of the trained parameters only.
+
+    Args:
+        cfg: The options.
+        accelerator: The run's accelerator, after ``prepare``.
+        critical: Options of the recipe, besides the common ones, that a resumed run must share.
+    """
+    return Checkpoints(
+        accelerator,
+        cfg.output_dir / "checkpoints",
+        total_limit=cfg.checkpoints_total_limit,
+        run_config=to_dict(cfg),
+        critical_keys=[*_CRITICAL, *critical],
+        on_write_error=cfg.checkpoint_errors,
+        save_trainable_only=True,
+    )
+
+
+def progress_bar(cfg: TrainingOptions, accelerator: Accelerator, start_step: int) -> Any:  # noqa: ANN401 - tqdm is untyped
+    """Progress over optimizer steps, on the local main process only."""
+    return tqdm(
+        total=cfg.max_train_steps,
+        initial=start_step,
+        desc="train",
+        unit="step",
+        disable=not accelerator.is_local_main_process,
+        mininterval=1.0,
+    )
+
+
+def hardware_line() -> str:
+    """One line on where this run computes."""
+    about = environment()
+    device = about["gpu"] or f"{about['cpu']}, {about['cpu_cores']} cores"
+    return f"{device}; torch {about['versions']['torch']}, {torch.get_num_threads()} threads"
