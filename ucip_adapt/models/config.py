@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any, Literal, get_args
 
 from ucip_adapt.errors import BaseFormatError, ConfigError, unknown_name
@@ -23,6 +23,12 @@ SCALE = 4
 GlobalSkip = Literal["none", "bicubic"]
 
 _FORMAT_VERSION = "1.0"
+
+
+_KINDS: Mapping[object, tuple[type, ...]] = MappingProxyType(
+    {"int": (int,), "int | None": (int, NoneType), "float": (int, float), "bool": (bool,)}
+)
+"""What a field may hold, by its annotation."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,10 @@ window, window_stride
         """Check every value.
 
         Raises:
-            ConfigError: If a value is out of range; the message names the field.
+            ConfigError: If a value has a wrong type or is out of range; the message names the
+                field.
         """
+        self._check_types()
         for name, choices in (
             ("prompt", PromptDesign),
             ("global_skip", GlobalSkip),
@@ -103,9 +111,10 @@ window, window_stride
             "mlp_ratio",
             "head_dim",
             "num_prompts",
+            "num_slots",
+            "prompt_size",
         ):
             self._require(name, getattr(self, name) >= 1, "must be at least 1")
-        self._require("num_slots", self.num_slots >= 1, "must be at least 1")
         self._require(
             "share", self.share >= 1 and self.embed_dim % self.share == 0, "must divide embed_dim"
         )
@@ -117,6 +126,15 @@ window, window_stride
         if self.window_stride is not None:
             fits = self.window is not None and 1 <= self.window_stride <= self.window
             self._require("window_stride", fits, "needs a window and must lie in 1..window")
+
+    def _check_types(self) -> None:
+        """Refuse wrong types early: values also come from ``config.json`` files."""
+        for field in dataclasses.fields(self):
+            value, kinds = getattr(self, field.name), _KINDS.get(field.type)
+            if kinds is not None:
+                # True is an int to Python, but not a number of channels.
+                fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+                self._require(field.name, fits, f"must be of type {field.type}")
 
     def _require(self, name: str, condition: bool, rule: str) -> None:
         if not condition:

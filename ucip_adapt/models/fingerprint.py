@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,17 +35,26 @@ def fingerprint_of(tensors: Mapping[str, Tensor], config: UCIPConfig) -> str:
     return digest.hexdigest()
 
 
+class _Seen(NamedTuple):
+    """What the base looked like when its identity was last asked for."""
+
+    identity: str
+    content: str
+    dtypes: tuple[torch.dtype, ...]
+    versions: tuple[tuple[int, int], ...]
+
+
 class Fingerprinted(nn.Module):
     """Mixin for :class:`~ucip_adapt.models.UCIP`: an identity that survives casts and adapters.
 
-    The value is kept together with the version counters of the base's tensors. PyTorch raises a
-    counter when values change in place (an optimizer step, a merge, ``load_state_dict``) and not
-    when a tensor is cast or moved, which is just the distinction needed: a trained base is another
-    base.
+    The values are hashed at each request, so that no way of changing them is missed. Values that
+    differ from the last request only because the tensors were cast keep the identity: the dtypes
+    are others then, while the tensors and their version counters, which PyTorch raises with every
+    change in place, are the same. A trained or merged base is another base.
     """
 
     config: UCIPConfig
-    _fingerprint: tuple[str, tuple[int, ...]] | None = None
+    _seen: _Seen | None = None
     _base_keys: frozenset[str] | None = None
 
     def base_tensors(self) -> dict[str, Tensor]:
@@ -62,9 +72,16 @@ class Fingerprinted(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of weights and function (:func:`fingerprint_of`), computed when first asked for."""
+        """Identity of weights and function: :func:`fingerprint_of` before any cast."""
         tensors = self.base_tensors()
-        versions = tuple(tensors[name]._version for name in sorted(tensors))
-        if self._fingerprint is None or self._fingerprint[1] != versions:
-            self._fingerprint = (fingerprint_of(tensors, self.config), versions)
-        return self._fingerprint[0]
+        ordered = [tensors[name] for name in sorted(tensors)]
+        content = fingerprint_of(tensors, self.config)
+        dtypes = tuple(value.dtype for value in ordered)
+        versions = tuple((id(value), value._version) for value in ordered)
+        identity = content
+        if self._seen is not None:
+            cast = dtypes != self._seen.dtypes and versions == self._seen.versions
+            if cast or content == self._seen.content:
+                identity = self._seen.identity
+        self._seen = _Seen(identity, content, dtypes, versions)
+        return identity

@@ -18,12 +18,14 @@ from torch import Tensor
 
 from ucip_adapt.assets import shipped_base_folder, shipped_bases
 from ucip_adapt.errors import BaseFormatError, ConfigError
+from ucip_adapt.models.fingerprint import fingerprint_of
 
 if TYPE_CHECKING:
     from ucip_adapt.models.ucip import UCIP
 
 __all__ = ["load_weights", "locate_base", "read_safetensors", "save_weights"]
 
+_FORMAT_VERSION = "1.0"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 
@@ -96,14 +98,24 @@ def load_weights(model: UCIP, path: Path) -> None:
         BaseFormatError: With what is missing, surplus, mis-shaped, non-finite or altered.
     """
     tensors, metadata = read_safetensors(path)
+    _check_version(metadata, path)
     _check_tensors(model.base_tensors(), tensors, path)
-    with torch.no_grad():
-        model.load_state_dict(tensors)
-    recorded = metadata.get("fingerprint")
-    if recorded is not None and recorded != model.fingerprint:
+    recorded, found = metadata.get("fingerprint"), fingerprint_of(tensors, model.config)
+    if recorded is not None and recorded != found:
         raise BaseFormatError(
             f"{path} was altered or its config.json was: it says fingerprint {recorded[:12]}, its "
-            f"values have {model.fingerprint[:12]}"
+            f"values have {found[:12]}"
+        )
+    with torch.no_grad():
+        model.load_state_dict(tensors)
+
+
+def _check_version(metadata: Mapping[str, str], path: Path) -> None:
+    version = metadata.get("format_version", _FORMAT_VERSION)
+    if version.split(".")[0] != _FORMAT_VERSION.split(".")[0]:
+        raise BaseFormatError(
+            f"{path} has format_version {version}; this ucip_adapt reads {_FORMAT_VERSION}: "
+            "update the package"
         )
 
 
@@ -127,12 +139,17 @@ def _check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], 
 def save_weights(model: UCIP, folder: Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` of a base, adapters left out.
 
-    Each file is written beside its place and renamed, so that a full disk leaves the old one.
+    Each file is written beside its place and renamed, so that none is ever half written. The
+    fingerprint in the file is that of the values written: of a cast base, those after the cast.
     """
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in model.base_tensors().items()
     }
-    metadata = {"format": "pt", "format_version": "1.0", "fingerprint": model.fingerprint}
+    metadata = {
+        "format": "pt",
+        "format_version": _FORMAT_VERSION,
+        "fingerprint": fingerprint_of(tensors, model.config),
+    }
     weights, config = folder / "model.safetensors", folder / "config.json"
     temporary = weights.with_suffix(".tmp")
     save_file(tensors, os.fspath(temporary), metadata=metadata)
