@@ -150,7 +150,7 @@ def evaluate_sets(
 
 
 def _check_names(kind: str, names: Iterable[str]) -> None:
-    counts = Counter(names)
+    counts = Counter(list(names))
     if not counts:
         raise ConfigError(f"no {kind} to measure")
     twice = [name for name, count in counts.items() if count > 1]
