@@ -65,6 +65,8 @@ class CachedArray:
             with Path(self.path).open("rb") as file:
                 pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             offset = len(pages) - math.prod(self.shape)  # after the header
+            if offset <= 0:
+                raise ValueError(f"{len(pages)} bytes are too few")
             return np.ndarray(self.shape, np.uint8, pages, offset)[part].copy()
         except (OSError, ValueError, TypeError) as error:
             raise DataError(

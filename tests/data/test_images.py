@@ -1,0 +1,202 @@
+"""Reading images: every pixel format is read right or refused by name, and so is every bad file."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ucip_adapt.data import list_images, read_rgb
+from ucip_adapt.data.images import match_by_stem, save_png
+from ucip_adapt.errors import DataError
+
+GREY, COLOUR, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 4, 6
+
+
+@pytest.fixture(scope="module")
+def rgb() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
+
+
+def png_of_16_bits(colour_type: int, channels: int) -> bytes:
+    """A PNG that Pillow cannot write: 16 bits per channel."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    pixels = np.full((4, 5 * channels), 40000, ">u2")
+    lines = b"".join(b"\0" + line.tobytes() for line in pixels)
+    header = struct.pack(">IIBBBBB", 5, 4, 16, colour_type, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".bmp", ".tif", ".TIFF", ".PNG"])
+def test_lossless_files_give_their_pixels(tmp_path: Path, rgb: np.ndarray, suffix: str) -> None:
+    path = tmp_path / f"image{suffix}"
+    Image.fromarray(rgb).save(path, **({"lossless": True} if suffix == ".webp" else {}))
+    read = read_rgb(path)
+    np.testing.assert_array_equal(read, rgb)
+    assert read.dtype == np.uint8
+    assert list_images(tmp_path) == [path]
+
+
+def test_grey_is_repeated_over_the_channels(tmp_path: Path, rgb: np.ndarray) -> None:
+    Image.fromarray(rgb[..., 0]).save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(read_rgb(tmp_path / "grey.png"), rgb[..., :1].repeat(3, axis=2))
+
+
+def test_one_bit_is_black_and_white(tmp_path: Path, rgb: np.ndarray) -> None:
+    bits = rgb[..., 0] > 127
+    Image.fromarray(bits).save(tmp_path / "bits.png")
+    np.testing.assert_array_equal(read_rgb(tmp_path / "bits.png")[..., 1], bits * np.uint8(255))
+
+
+def test_a_palette_is_looked_up(tmp_path: Path) -> None:
+    image = Image.new("P", (3, 1))
+    image.putpalette([10, 20, 30, 200, 100, 0, 1, 2, 3])
+    image.putdata([2, 0, 1])
+    image.save(tmp_path / "palette.png")
+    assert read_rgb(tmp_path / "palette.png").tolist() == [[[1, 2, 3], [10, 20, 30], [200, 100, 0]]]
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
+    Image.new("CMYK", (8, 8), (0, 255, 0, 0)).save(tmp_path / "magenta.tif")
+    assert read_rgb(tmp_path / "magenta.tif")[0, 0].tolist() == [255, 0, 255]
+
+
+def test_a_camera_note_of_orientation_is_applied(tmp_path: Path, rgb: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
+    Image.fromarray(rgb).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "turned.png"), np.rot90(rgb, -1))
+
+
+def test_opaque_alpha_is_dropped(tmp_path: Path, rgb: np.ndarray) -> None:
+    opaque = np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)])
+    Image.fromarray(opaque).save(tmp_path / "opaque.png")
+    np.testing.assert_array_equal(read_rgb(tmp_path / "opaque.png"), rgb)
+
+
+def test_transparent_pixels_are_refused(tmp_path: Path, rgb: np.ndarray) -> None:
+    alpha = np.full(rgb.shape[:2], 255, np.uint8)
+    alpha[3, 4] = 254
+    Image.fromarray(np.dstack([rgb, alpha])).save(tmp_path / "alpha.png")
+    palette = Image.fromarray(rgb).convert("P")
+    palette.save(tmp_path / "palette.png", transparency=palette.getpixel((0, 0)))
+    for name in ("alpha.png", "palette.png"):
+        with pytest.raises(DataError, match=f"{name}: has transparent pixels; flatten"):
+            read_rgb(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("colour_type", "channels"), [(GREY, 1), (COLOUR, 3), (GREY_ALPHA, 2), (COLOUR_ALPHA, 4)]
+)
+def test_16_bits_are_refused_rather_than_cut_down(
+    tmp_path: Path, colour_type: int, channels: int
+) -> None:
+    path = tmp_path / "deep.png"
+    path.write_bytes(png_of_16_bits(colour_type, channels))
+    with pytest.raises(DataError, match=r"deep\.png: 16 bits per channel; convert .* 8-bit RGB"):
+        read_rgb(path)
+
+
+def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
+    Image.new("F", (8, 8), 0.5).save(tmp_path / "float.tif")
+    with pytest.raises(DataError, match=r"float\.tif: pixels of mode 'F'; convert"):
+        read_rgb(tmp_path / "float.tif")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_a_truncated_file_is_named(tmp_path: Path, photo: np.ndarray, suffix: str) -> None:
+    whole = io.BytesIO()
+    Image.fromarray(photo).save(whole, Image.registered_extensions()[suffix])
+    path = tmp_path / f"half{suffix}"
+    path.write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    with pytest.raises(DataError, match=f"cannot read image .*half{suffix}: ."):
+        read_rgb(path)
+
+
+def test_damaged_bytes_never_raise_anything_else(tmp_path: Path, rgb: np.ndarray) -> None:
+    """Pillow raises SyntaxError, for one, on a broken chunk of a PNG."""
+    whole = io.BytesIO()
+    Image.fromarray(rgb).save(whole, "PNG")
+    path, failures = tmp_path / "damaged.png", 0
+    for position in range(8, len(whole.getvalue())):
+        damaged = bytearray(whole.getvalue())
+        damaged[position] ^= 0x80
+        path.write_bytes(damaged)
+        try:
+            read_rgb(path)
+        except DataError as error:
+            assert str(path) in str(error)  # noqa: PT017 - reading what is left is fine as well
+            failures += 1
+    assert failures > 100
+
+
+def test_an_empty_file_and_a_text_file_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("this is no image")
+    with pytest.raises(DataError, match=r"cannot read image .*empty\.png: the file is empty"):
+        read_rgb(tmp_path / "empty.png")
+    with pytest.raises(DataError, match=r"cannot read image .*text\.png: no format that Pillow"):
+        read_rgb(tmp_path / "text.png")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot read image .*gone\.png: .*No such file"):
+        read_rgb(tmp_path / "gone.png")
+
+
+def test_a_missing_or_empty_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no folder '.*nowhere'"):
+        list_images(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(DataError, match=r"no images in '.*' \(looked for \.png, \.jpg"):
+        list_images(tmp_path)
+
+
+def test_images_are_listed_in_one_order_on_every_system(tmp_path: Path) -> None:
+    names = ["B.png", "a.webp", "a/2.png", "a/10.jpg", "a b/1.tif", "z.JPEG"]
+    for name in [*names, "._B.png", "a/.hidden.png", "readme.md"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    listed = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
+    assert listed == sorted(names)
+
+
+def test_partners_are_found_by_name_without_suffix() -> None:
+    first = [Path("hr/b.webp"), Path("hr/a.webp")]
+    second = [Path("lr/a.png"), Path("lr/b.png"), Path("lr/c.png")]
+    assert match_by_stem(first, second) == [(first[0], second[1]), (first[1], second[0])]
+    with pytest.raises(DataError, match=r"1 images have no partner .*: b\.webp"):
+        match_by_stem(first, second[:1])
+    with pytest.raises(DataError, match=r"a\.png and .*a\.jpg have the same name"):
+        match_by_stem(first, [*second, Path("lr/a.jpg")])
+
+
+def test_a_picture_is_written_whole_or_not_at_all(
+    tmp_path: Path, rgb: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.png"
+    save_png(path, rgb)
+    np.testing.assert_array_equal(read_rgb(path), rgb)
+    before = path.read_bytes()
+
+    def full(self: Image.Image, file: Path, _format: str) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(DataError, match=r"cannot write image .*out\.png: .*No space left"):
+        save_png(path, rgb)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
