@@ -6,6 +6,7 @@ import threading
 import pytest
 from accelerate import Accelerator
 
+from ucip_adapt.training import signals
 from ucip_adapt.training.signals import StopRequest
 
 
@@ -21,11 +22,14 @@ def test_first_signal_asks_and_handlers_come_back(number):
     assert signal.getsignal(number) is before
 
 
-def test_second_interrupt_is_immediate_but_repeated_sigterm_is_not():
+def test_second_interrupt_is_immediate_but_repeated_sigterm_is_not(monkeypatch):
+    clock = iter([100.0, 109.0, 100.4, 100.6])
+    monkeypatch.setattr(signals.time, "monotonic", lambda: next(clock))
     with StopRequest() as stop:
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
         assert stop.requested
+        signal.raise_signal(signal.SIGINT)  # 0.4 s after the first: passed on twice
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 

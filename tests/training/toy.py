@@ -25,7 +25,7 @@ from ucip_adapt.training.ema import EMA
 from ucip_adapt.training.guard import GuardedStep
 from ucip_adapt.training.sampler import StepBatchSampler
 from ucip_adapt.training.schedule import learning_rate_at, set_learning_rate
-from ucip_adapt.training.signals import StopRequest
+from ucip_adapt.training.signals import StopRequest, isolate_worker
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Options:
     workers: int = 0
     peft: bool = False
     report: str = ""
+    isolate: int = 1
 
 
 class Noise(Dataset):
@@ -142,6 +143,7 @@ def run(options):
         batch_sampler=sampler,
         num_workers=options.workers,
         generator=torch.Generator(),
+        worker_init_fn=isolate_worker if options.isolate else None,
     )
     rates, samples, losses, step, saved, stopped = [], [], [], start, None, False
     with StopRequest() as stop:

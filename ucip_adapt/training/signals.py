@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
 
-__all__ = ["StopRequest"]
+__all__ = ["StopRequest", "isolate_worker"]
+
+_SAME_KEYSTROKE_SECONDS = 0.5
 
 
 class StopRequest:
     """Context manager in which SIGTERM and SIGINT (Ctrl-C) ask for a stop after this step.
 
     The first signal sets :attr:`requested`; the loop sees it through :meth:`agreed` and publishes a
-    checkpoint. A second Ctrl-C raises :class:`KeyboardInterrupt` at once, for the impatient; a
-    repeated SIGTERM changes nothing, because launchers send it more than once. Handlers are set on
-    entry and restored on exit, only in the main thread (Python allows it nowhere else); elsewhere
-    the object works without handlers. Nothing happens at import, so that spawned data workers are
-    not touched.
+    checkpoint. Another Ctrl-C, half a second later or more, raises :class:`KeyboardInterrupt` at
+    once, for the impatient; sooner it counts as the same, since terminal and launcher may both
+    pass one on. A repeated SIGTERM changes nothing. Handlers are set on entry and restored on exit,
+    only in the main thread (Python allows it nowhere else); elsewhere the object works without.
+    Nothing happens at import, so that spawned data workers are not touched.
 
     Example:
         >>> with StopRequest() as stop:
@@ -32,6 +36,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
+        self._since = 0.0
         self.signal_name: str | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -53,9 +58,12 @@ class StopRequest:
         self._previous.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True
+        now = time.monotonic()
+        if self.requested:
+            if number == signal.SIGINT and now - self._since >= _SAME_KEYSTROKE_SECONDS:
+                raise KeyboardInterrupt
+            return
+        self.requested, self._since = True, now
         self.signal_name = signal.Signals(number).name
 
     def agreed(self, accelerator: Accelerator) -> bool:
@@ -68,3 +76,19 @@ class StopRequest:
             return self.requested
         flag = torch.tensor(int(self.requested), device=accelerator.device)
         return bool(accelerator.reduce(flag, reduction="sum").item())
+
+
+def isolate_worker(worker_id: int) -> None:
+    """Keep signals for the whole process group from a data worker; a ``worker_init_fn``.
+
+    Ctrl-C, ``timeout`` and many launchers signal the group. A data worker dies of that, and the
+    main process then raises in the middle of a step instead of publishing its checkpoint. The
+    worker still ends with the main process.
+
+    Args:
+        worker_id: Given by the ``DataLoader``; not used.
+    """
+    if hasattr(os, "setsid"):
+        os.setsid()
+    else:  # Windows
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
