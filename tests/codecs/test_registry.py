@@ -1,0 +1,107 @@
+"""The table of codecs, and the pinned options of JPEG and WebP."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import numpy as np
+import PIL
+import pytest
+from PIL import Image, JpegImagePlugin, features
+
+from ucip_adapt.codecs import CODECS, get_codec, list_codecs
+from ucip_adapt.codecs.base import fingerprint_digest
+from ucip_adapt.codecs.pillow import JPEG, WEBP
+from ucip_adapt.errors import CodecError, UnknownNameError
+
+
+def test_codecs_are_found_by_name() -> None:
+    assert get_codec("jpeg") is JPEG
+    assert [spec.name for spec, _ in list_codecs()] == list(CODECS)
+
+
+@pytest.mark.parametrize(("name", "hint"), [("wepb", "did you mean 'webp'"), ("", "Known")])
+def test_an_unknown_codec_names_the_known_ones(name: str, hint: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"unknown codec '{name}'.*{hint}") as caught:
+        get_codec(name)
+    assert all(known in str(caught.value) for known in CODECS)
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        (JPEG, {"format": "JPEG", "subsampling": 2, "optimize": False, "progressive": False}),
+        (WEBP, {"format": "WEBP", "method": 4, "lossless": False}),
+    ],
+    ids=["jpeg", "webp"],
+)
+def test_bytes_and_pixels_are_pillows_with_the_options_of_the_suite(
+    codec, options, lr: np.ndarray
+) -> None:
+    for quality in (10, 20, 30, 40):
+        buffer = io.BytesIO()
+        Image.fromarray(lr).save(buffer, quality=quality, **options)
+        coded = codec.roundtrip(lr, quality)
+        assert coded.num_bytes == len(buffer.getvalue())
+        np.testing.assert_array_equal(coded.pixels, np.asarray(Image.open(buffer).convert("RGB")))
+
+
+def test_jpeg_halves_the_chroma(lr: np.ndarray) -> None:
+    """4:2:0, what the paper's baselines were made with; 4:4:4 would be 1 dB better in RGB."""
+    buffer = io.BytesIO()
+    Image.fromarray(lr).save(buffer, "JPEG", quality=40, **dict(JPEG.options))
+    assert JpegImagePlugin.get_sampling(Image.open(buffer)) == 2
+
+
+@pytest.mark.parametrize(
+    ("codec", "bpp"),
+    [(JPEG, (0.613, 0.830, 1.025, 1.179)), (WEBP, (0.409, 0.530, 0.653, 0.782))],
+    ids=["jpeg", "webp"],
+)
+def test_rates_stay_near_the_measured_ones(codec, bpp, lr: np.ndarray) -> None:
+    """Measured with Pillow 13.0; a digest would hold for one library build only."""
+    rates = [codec.roundtrip(lr, quality).bpp for quality in (10, 20, 30, 40)]
+    assert rates == pytest.approx(bpp, rel=0.05)
+
+
+@pytest.mark.parametrize("codec", [JPEG, WEBP], ids=["jpeg", "webp"])
+def test_the_fingerprint_changes_with_options_and_versions(
+    codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fingerprint = codec.fingerprint()
+    assert fingerprint["options"] == dict(codec.options)
+    assert fingerprint["version"] == PIL.__version__
+    assert fingerprint["encoder"] == f"{codec.feature} {features.version(codec.feature)}"
+
+    name, value = codec.options[0]
+    other = dataclasses.replace(codec, options=((name, value + 1), *codec.options[1:]))
+    assert fingerprint_digest(other.fingerprint()) != fingerprint_digest(fingerprint)
+    monkeypatch.setattr(PIL, "__version__", "99.0")
+    assert fingerprint_digest(codec.fingerprint()) != fingerprint_digest(fingerprint)
+
+
+def test_a_pillow_without_the_format_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "check", lambda name: False)
+    availability = WEBP.available()
+    assert not availability.ok
+    assert availability.reason == "this build of Pillow has no WEBP"
+    assert availability.install == "pip install --upgrade pillow"
+
+
+def test_a_side_beyond_the_formats_limit_is_refused() -> None:
+    with pytest.raises(CodecError, match=r"webp allows 16383 pixels a side, .*\(1, 16384\)"):
+        WEBP.roundtrip(np.zeros((1, 16384, 3), np.uint8), 10)
+    assert WEBP.roundtrip(np.zeros((1, 16383, 3), np.uint8), 10).pixels.shape == (1, 16383, 3)
+    assert JPEG.roundtrip(np.zeros((1, 65500, 3), np.uint8), 10).pixels.shape == (1, 65500, 3)
+
+
+def test_a_library_that_fails_is_a_codec_error(
+    monkeypatch: pytest.MonkeyPatch, lr: np.ndarray
+) -> None:
+    def fail(*_args: object, **_options: object) -> None:
+        raise OSError("encoder error -2")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(CodecError, match=r"jpeg failed on \(144, 144\) pixels: encoder error -2"):
+        JPEG.roundtrip(lr, 10)
