@@ -244,8 +244,15 @@ def choose_window(
 
 
 def mean_psnr(rows: Iterable[ScoreRow], method: str, protocol: str = "y-c4") -> float:
-    """Mean PSNR of a method over all its cells under a protocol, in dB."""
-    return fmean(r.psnr_db for r in rows if r.method == method and r.protocol == protocol)
+    """Mean PSNR of a method over all its cells under a protocol, in dB.
+
+    Raises:
+        ConfigError: If there is no such cell.
+    """
+    values = [r.psnr_db for r in rows if r.method == method and r.protocol == protocol]
+    if not values:
+        raise ConfigError(f"no scores of '{method}' under protocol {protocol}")
+    return fmean(values)
 
 
 def summarise(rows: Sequence[ScoreRow], *, protocol: str = "y-c4", reference: str) -> str:
@@ -255,6 +262,9 @@ def summarise(rows: Sequence[ScoreRow], *, protocol: str = "y-c4", reference: st
         rows: Scores.
         protocol: The protocol to show; it is printed above the table.
         reference: The method that gains are counted from.
+
+    Raises:
+        ConfigError: If the reference has no scores under the protocol.
 
     Example:
         >>> rows = [ScoreRow(m, "Set5", "webp", 10, "y-c4", p, 0.7, 5)
@@ -266,15 +276,21 @@ def summarise(rows: Sequence[ScoreRow], *, protocol: str = "y-c4", reference: st
     """
     chosen = [row for row in rows if row.protocol == protocol]
     methods = list(dict.fromkeys(row.method for row in chosen))
+    if reference not in methods:
+        raise ConfigError(f"no scores of '{reference}' under protocol {protocol}")
     cells = {(r.dataset, r.codec, r.quality, r.method): r.psnr_db for r in chosen}
     order = [reference, *(method for method in methods if method != reference)]
-    head = f"{'set':<14}{'quality':<10}{reference:>9}" + "".join(f"{m:>18}" for m in order[1:])
+    # A long name widens its column; it must not run into the next one.
+    first = max(14, *(len(row.dataset) + 2 for row in chosen))
+    widths = [max(9 * (1 + bool(place)), len(m) + 2) for place, m in enumerate(order)]
+    head = f"{'set':<{first}}{'quality':<10}"
+    head += "".join(f"{method:>{width}}" for method, width in zip(order, widths, strict=True))
     lines = [f"PSNR in dB, protocol {protocol}, gain over {reference} in brackets", head]
     for dataset, codec, quality in dict.fromkeys((r.dataset, r.codec, r.quality) for r in chosen):
         start = cells[dataset, codec, quality, reference]
-        line = f"{dataset:<14}{f'{codec} {quality}':<10}{start:>9.3f}"
-        for method in order[1:]:
+        line = f"{dataset:<{first}}{f'{codec} {quality}':<10}{start:>{widths[0]}.3f}"
+        for method, width in zip(order[1:], widths[1:], strict=True):
             value = cells[dataset, codec, quality, method]
-            line += f"{value:>9.3f} ({value - start:+.3f})"
+            line += f"{f'{value:.3f} ({value - start:+.3f})':>{width}}"
         lines.append(line)
     return "\n".join(lines)
