@@ -9,8 +9,8 @@ optimizer. ``configs/pretrain_base/paper.toml`` holds the settings of the paper.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -29,6 +29,7 @@ from ucip_adapt.evaluation import (
     summarise,
 )
 from ucip_adapt.hub.folders import publish_base
+from ucip_adapt.hub.stages import previous_stages, stage_summary
 from ucip_adapt.models import UCIP, UCIPConfig
 from ucip_adapt.training.ema import EMA
 from ucip_adapt.training.guard import GuardedStep
@@ -73,6 +74,11 @@ class Options(TrainingOptions):
     )
     name: str = option("ucip-base", "Name for the card.")
 
+    @property
+    def rate(self) -> float:
+        """Peak learning rate; 1e-3 suits the small presets."""
+        return 1e-3 if self.learning_rate is None else self.learning_rate
+
 
 def read_settings(texts: tuple[str, ...]) -> list[Setting]:
     """Turn ``codec:quality`` into settings."""
@@ -108,6 +114,7 @@ def build_model(cfg: Options) -> UCIP:
 def main(cfg: Options) -> dict[str, Any]:
     """Train; returns what results.json holds."""
     clock = Clock()
+    cfg = dataclasses.replace(cfg, learning_rate=cfg.rate)
     accelerator = make_accelerator(cfg)
     settings = read_settings(cfg.settings)
     model = build_model(cfg)
@@ -131,9 +138,7 @@ def main(cfg: Options) -> dict[str, Any]:
 
     crops = training_crops(cfg, settings, accelerator)
     validation = load_eval_set(cfg.validation_data_dir, data_root(cfg.data))
-    optimizer = torch.optim.Adam(
-        parameters, lr=cfg.learning_rate, betas=(cfg.adam_beta1, cfg.adam_beta2)
-    )
+    optimizer = torch.optim.Adam(parameters, lr=cfg.rate, betas=(cfg.adam_beta1, cfg.adam_beta2))
     model, optimizer = accelerator.prepare(model, optimizer)
     base = accelerator.unwrap_model(model, keep_torch_compile=False)
     ema = None
@@ -141,6 +146,7 @@ def main(cfg: Options) -> dict[str, Any]:
         trained = [(name, p) for name, p in base.named_parameters() if p.requires_grad]
         ema = EMA(trained, decay=cfg.ema_decay)
         accelerator.register_for_checkpointing(ema)
+    accelerator.register_for_checkpointing(clock)
     checkpoints = make_checkpoints(cfg, accelerator, critical=("preset", "prompt", "settings"))
     step = 0
     if cfg.resume_from_checkpoint is not None:
@@ -170,16 +176,16 @@ def main(cfg: Options) -> dict[str, Any]:
         return {"val_psnr_db": psnr, "val_gain_db": psnr - mean_psnr(rows, "bicubic")}
 
     curve: list[dict[str, float]] = []
-    running = 0.0
+    running, first = 0.0, step
     with StopRequest() as stop, progress_bar(cfg, accelerator, step) as bar:
         for batch in training_loader(cfg, crops, accelerator, step):
             with accelerator.accumulate(model):
                 rate = learning_rate_at(
                     step,
                     schedule=cfg.lr_scheduler,
-                    learning_rate=cfg.learning_rate,
+                    learning_rate=cfg.rate,
                     warmup_steps=cfg.lr_warmup_steps,
-                    max_steps=cfg.max_train_steps,
+                    max_steps=cfg.schedule_steps,
                     milestones=cfg.lr_milestones,
                 )
                 set_learning_rate(optimizer, rate)
@@ -193,7 +199,7 @@ def main(cfg: Options) -> dict[str, Any]:
             if not accelerator.sync_gradients:
                 continue
             step += 1
-            running = loss.item() if step == 1 else 0.98 * running + 0.02 * loss.item()
+            running = loss.item() if step == first + 1 else 0.98 * running + 0.02 * loss.item()
             bar.update()
             bar.set_postfix(l1=f"{running:.4f}", lr=f"{rate:.1e}", skipped=guard.skipped)
             accelerator.log({"train_l1": loss.item(), "learning_rate": rate}, step=step)
@@ -246,6 +252,7 @@ def main(cfg: Options) -> dict[str, Any]:
             "total": base.num_parameters(),
             "trained": sum(p.numel() for p in parameters),
             "fingerprint": base.fingerprint,
+            "stages": previous_stages(cfg.pretrained_model_name_or_path),
         },
         scores={
             "rows": [row.to_dict() for row in rows],
@@ -254,6 +261,8 @@ def main(cfg: Options) -> dict[str, Any]:
             "skipped_steps": guard.skipped,
         },
     )
+    this = stage_summary(record["config"], record["seconds"], record["environment"])
+    record["parameters"]["stages"].append(this)
     if accelerator.is_main_process:
         publish_base(base, cfg.output_dir, record, name=cfg.name)
     accelerator.wait_for_everyone()

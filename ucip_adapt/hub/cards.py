@@ -7,9 +7,10 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from ucip_adapt.hub.stages import describe_stage
 from ucip_adapt.models.config import UCIPConfig
 
-__all__ = ["base_card", "score_table", "training_images", "weights_licence"]
+__all__ = ["adapter_card", "base_card", "score_table", "training_images", "weights_licence"]
 
 _LICENCES = {
     "embedded": ("CC0 1.0", "the training split of GB82 inside this package (Gianni Rosato)"),
@@ -50,6 +51,7 @@ def weights_licence(config: Mapping[str, Any]) -> str:
             "and on images of GB82 by Gianni Rosato, dedicated to the public domain (CC0 1.0).\n\n"
             "Credit: the ucip-adapt authors"
             f"{'; Cloudinary (CID22)' if 'CID22' in names else ''}.\n"
+            f"{_inherited(config)}"
             "The code of ucip_adapt is licensed separately, under Apache-2.0.\n"
         )
     return (
@@ -57,6 +59,13 @@ def weights_licence(config: Mapping[str, Any]) -> str:
         f"for research only: {', '.join(sorted(names))}.\n"
         "They are for experiments; settle the terms of the images before you pass them on.\n"
     )
+
+
+def _inherited(config: Mapping[str, Any]) -> str:
+    start = config.get("pretrained_model_name_or_path")
+    if not start:
+        return ""
+    return f"They were made from the base {start}, whose licence and credits apply as well.\n"
 
 
 def licence_id(config: Mapping[str, Any]) -> str:
@@ -98,7 +107,7 @@ def base_card(name: str, config: UCIPConfig, record: Mapping[str, Any]) -> str:
         config: Its architecture.
         record: Its results.
     """
-    options, about = record["config"], record["environment"]
+    options = record["config"]
     data = ModelCardData(
         license=licence_id(options),
         library_name="ucip_adapt",
@@ -112,7 +121,9 @@ def base_card(name: str, config: UCIPConfig, record: Mapping[str, Any]) -> str:
         else (f"overlapping windows of {config.window} LQ pixels, blended")
     )
     start = options["pretrained_model_name_or_path"]
-    hours = record["seconds"].get("training", 0.0) / 3600
+    design = f'prompt "{config.prompt}", {config.num_prompts} basic prompts'
+    size = f"{config.num_blocks} PTMBs x {config.num_layers} PTMMs, {config.embed_dim} channels"
+    stages = "\n".join(f"1. {describe_stage(s)}" for s in record["parameters"].get("stages", []))
     images = "\n".join(f"- {phrase}" for phrase in training_images(options))
     return f"""---
 {data.to_yaml()}
@@ -127,17 +138,19 @@ Prompt" (Li et al., ECCV 2024). A codec that it has not seen is learnt by a prom
 
 | | |
 |---|---|
-| architecture | {config.num_blocks} PTMBs x {config.num_layers} PTMMs, {config.embed_dim} channels, prompt "{config.prompt}", {config.num_prompts} basic prompts |
+| architecture | {size}, {design} |
 | parameters | {record["parameters"]["total"]:,} |
 | fingerprint | `{record["parameters"]["fingerprint"]}` |
 | damage seen | {", ".join(options["settings"])} |
 | started from | {start or "random weights"} |
-| steps | {options["max_train_steps"]} of {options["train_batch_size"]} crops of {options["patch_size"]} x {options["patch_size"]} LQ pixels |
-| time and hardware | {hours:.2f} h of training steps on {about["gpu"] or about["cpu"]}, {about["torch_threads"]} threads |
 | applied to | {inference} (chosen on validation images) |
 | command | `{record["command"]}` |
 
-## Training images
+## Training
+
+{stages}
+
+Images:
 
 {images}
 
@@ -156,5 +169,75 @@ from ucip_adapt import UCIP
 
 base = UCIP.from_pretrained("{name}")
 sr = base.upscale(torch.rand(1, 3, 48, 64))  # (1, 3, 192, 256)
+```
+"""
+
+
+def adapter_card(record: Mapping[str, Any]) -> str:
+    """Card of an adapter.
+
+    Args:
+        record: Its results, with ``adapter_bytes``.
+    """
+    options, parameters, about = record["config"], record["parameters"], record["environment"]
+    codec = options["codec"]
+    prompts = options["peft_method"] == "prompts"
+    trained = options["trainable"] if prompts else options["peft_method"]
+    data = ModelCardData(
+        license=licence_id(options),
+        library_name="peft",
+        base_model=options["pretrained_model_name_or_path"],
+        pipeline_tag="image-to-image",
+        tags=["ucip", "compressed-image-super-resolution", f"codec:{codec}", "adapter"],
+        metrics=["psnr", "ssim"],
+        base_model_relation="adapter",
+    )
+    rows = record["scores"]["rows"]
+    images = "\n".join(f"- {phrase}" for phrase in training_images(options))
+    sets = ", ".join(dict.fromkeys(row["dataset"] for row in rows))
+    name, patch = options["pretrained_model_name_or_path"], options["patch_size"]
+    crops = f"{options['train_batch_size']} crops of {patch} x {patch} LQ pixels"
+    time = f"{record['seconds']['training']:.0f} s of training steps"
+    hardware = f"{about['gpu'] or about['cpu']}, {about['torch_threads']} threads"
+    return f"""---
+{data.to_yaml()}
+---
+
+# UCIP adapter for {codec}
+
+Adapts the base `{name}` to {codec}-compressed images. It
+replaces {parameters["trained"]:,} of {parameters["total"]:,} parameters.
+
+| | |
+|---|---|
+| base | `{name}`, fingerprint `{parameters["base_fingerprint"]}` |
+| codec and qualities | {codec}: {", ".join(map(str, options["qualities"]))} |
+| trained | {trained}, blocks {options["trainable_blocks"]}: {parameters["trained"]:,} parameters |
+| file | {parameters["adapter_bytes"]:,} bytes |
+| protocol | row {parameters["protocol"]} of Table 3 |
+| steps | {options["max_train_steps"]} of {crops}, rate {options["learning_rate"]:g} |
+| time and hardware | {time} on {hardware} |
+| command | `{record["command"]}` |
+
+## Scores
+
+Mean PSNR in dB / SSIM, protocol y-c4, on {sets}.
+
+{score_table(rows, protocol="y-c4", reference="base")}
+
+![input, bicubic, base, base with adapter, truth](before_after.png)
+
+## Training images
+
+{images}
+
+## Use
+
+```python
+import torch
+import ucip_adapt  # registers the adapter's PEFT type
+
+model = ucip_adapt.load_prompt_adapter("path/to/this/folder")
+sr = model.get_base_model().upscale(torch.rand(1, 3, 48, 64))  # (1, 3, 192, 256)
 ```
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ from ucip_adapt.errors import ConfigError
 from ucip_adapt.training.guard import NonFinitePolicy
 from ucip_adapt.training.schedule import Schedule
 
-__all__ = ["TrainingOptions"]
+__all__ = ["TrainingOptions", "TuningOptions"]
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,16 @@ class TrainingOptions:
     train_batch_size: int = option(8, "Crops per process and micro-batch.", minimum=1)
     gradient_accumulation_steps: int = option(1, "Micro-batches per step.", minimum=1)
     max_train_steps: int = option(300, "Optimizer steps.", unit="steps", minimum=1)
-    learning_rate: float = option(1e-3, "Adam's peak rate.", minimum=0.0)
+    learning_rate: float | None = option(
+        None, "Adam's peak rate; default: the recipe's, for what is trained.", minimum=0.0
+    )
     lr_scheduler: Schedule = option("cosine", "Shape of the rate over the run.")
+    lr_schedule_steps: int | None = option(
+        None,
+        "Length of the rate's schedule, where a stage ends before it; default: max_train_steps.",
+        unit="steps",
+        minimum=1,
+    )
     lr_warmup_steps: int = option(20, "Linear warm-up.", unit="steps", minimum=0)
     lr_milestones: tuple[int, ...] = option(
         (), "Steps after which 'multistep' halves the rate.", unit="steps", minimum=1
@@ -79,6 +88,11 @@ class TrainingOptions:
     report_to: Literal["none", "tensorboard", "wandb"] = option("none", "Experiment tracker.")
     dry_run: bool = option(False, "Print data, model, counts and steps, and stop.")
 
+    @property
+    def schedule_steps(self) -> int:
+        """Length of the rate's schedule in steps."""
+        return self.lr_schedule_steps or self.max_train_steps
+
     def __post_init__(self) -> None:
         """Check what one option says of another.
 
@@ -90,5 +104,44 @@ class TrainingOptions:
                 f"lr_warmup_steps={self.lr_warmup_steps} exceeds "
                 f"max_train_steps={self.max_train_steps}"
             )
+        if self.lr_schedule_steps is not None and self.lr_schedule_steps < self.max_train_steps:
+            raise ConfigError(
+                f"lr_schedule_steps={self.lr_schedule_steps} is shorter than "
+                f"max_train_steps={self.max_train_steps}"
+            )
         if bool(self.lr_milestones) != (self.lr_scheduler == "multistep"):
             raise ConfigError("lr_milestones belong to lr_scheduler 'multistep', and it needs them")
+
+
+@dataclass(frozen=True)
+class TuningOptions(TrainingOptions):
+    """What the tuning recipes have in common: a base, a codec, and sets to be measured on."""
+
+    pretrained_model_name_or_path: str = option(
+        "ucip-tiny", "Base network: a shipped name, a folder, or a repository on the Hub."
+    )
+    revision: str | None = option(None, "Revision of the base on the Hub.")
+    codec: str = option("webp", "Codec to adapt to.")
+    qualities: tuple[int, ...] = option(
+        (), "Its qualities, drawn evenly; default: those of its suite."
+    )
+    protocol: Literal["i", "ii", "iii", "iv", "v"] | None = option(
+        None, "Row of Table 3 (v is ours); default: what recipe and base allow."
+    )
+    evaluate_on: tuple[str, ...] = option(
+        ("GB82-val",), "Sets to measure on at the end: GB82-val, benchmarks under DATA, folders."
+    )
+    push_to_hub: bool = option(False, "Upload the result to the Hub.")
+    hub_model_id: str | None = option(
+        None, "Repository for it; default: UCIP_HUB_NAMESPACE/ucip-CODEC."
+    )
+
+    def __post_init__(self) -> None:
+        """Check what one option says of another.
+
+        Raises:
+            ConfigError: If two options exclude each other.
+        """
+        super().__post_init__()
+        if self.push_to_hub and not (self.hub_model_id or os.environ.get("UCIP_HUB_NAMESPACE")):
+            raise ConfigError("--push_to_hub needs --hub_model_id, or UCIP_HUB_NAMESPACE to be set")

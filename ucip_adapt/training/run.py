@@ -53,6 +53,7 @@ _CRITICAL = (
     "gradient_accumulation_steps",
     "learning_rate",
     "lr_scheduler",
+    "lr_schedule_steps",
     "lr_warmup_steps",
     "lr_milestones",
     "max_train_steps",
@@ -65,6 +66,8 @@ _CRITICAL = (
 class Clock:
     """Seconds by phase of a run.
 
+    Registered for checkpointing, a continued run counts the phases of its earlier parts as well.
+
     Example:
         >>> clock = Clock()
         >>> clock.lap("data")
@@ -73,7 +76,7 @@ class Clock:
     """
 
     def __init__(self) -> None:
-        self._start = self._last = time.perf_counter()
+        self._last = time.perf_counter()
         self._laps: dict[str, float] = {}
 
     def lap(self, phase: str) -> None:
@@ -82,10 +85,19 @@ class Clock:
         self._laps[phase] = self._laps.get(phase, 0.0) + now - self._last
         self._last = now
 
+    def state_dict(self) -> dict[str, float]:
+        """Seconds by phase so far; the phase under way counts as training."""
+        under_way = time.perf_counter() - self._last
+        return {**self._laps, "training": self._laps.get("training", 0.0) + under_way}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Start from the seconds of an earlier part of the run."""
+        self._laps = dict(state)
+
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds by phase, and in total, to a hundredth."""
-        laps = {**self._laps, "total": time.perf_counter() - self._start}
+        laps = {**self._laps, "total": sum(self._laps.values())}
         return {phase: round(value, 2) for phase, value in laps.items()}
 
 

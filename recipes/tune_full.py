@@ -1,0 +1,182 @@
+"""Adapt a base to a codec by tuning every parameter (Table 3, row iii; row v is ours).
+
+    accelerate launch recipes/tune_full.py --codec webp
+
+On a prompt-free base prompts are added first (row iii); on a prompted base everything is trained
+from where row iv starts (row v), the fair comparison of prompts against everything. It leaves a
+whole network, not an adapter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ucip_adapt.config import option, run_recipe
+from ucip_adapt.evaluation import mean_psnr
+from ucip_adapt.hub.folders import publish_base, push_folder
+from ucip_adapt.models import UCIP
+from ucip_adapt.training.ema import EMA
+from ucip_adapt.training.guard import GuardedStep
+from ucip_adapt.training.options import TuningOptions
+from ucip_adapt.training.results import run_record
+from ucip_adapt.training.run import (
+    Clock,
+    make_accelerator,
+    make_checkpoints,
+    progress_bar,
+    say,
+    training_crops,
+    training_loader,
+)
+from ucip_adapt.training.schedule import learning_rate_at, set_learning_rate
+from ucip_adapt.training.signals import StopRequest
+from ucip_adapt.training.tuning_run import Adaptation, describe, load_sets, tuning_settings
+from ucip_adapt.tuning import full_tuning, protocol_for
+
+RATE = 3e-4
+"""Peak learning rate, chosen on the validation images (results/webp_rates.json)."""
+
+
+@dataclass(frozen=True)
+class Options(TuningOptions):
+    """Options of the recipe; those of every tuning run come first."""
+
+    name: str = option("ucip-tuned", "Name for the card.")
+
+
+def main(cfg: Options) -> dict[str, Any]:
+    """Tune; returns what results.json holds."""
+    clock = Clock()
+    settings = tuning_settings(cfg)
+    rate = RATE if cfg.learning_rate is None else cfg.learning_rate
+    qualities = tuple(setting.quality for setting in settings)
+    cfg = dataclasses.replace(cfg, learning_rate=rate, qualities=qualities)
+    accelerator = make_accelerator(cfg)
+    base = UCIP.from_pretrained(cfg.pretrained_model_name_or_path, revision=cfg.revision)
+    base.to(accelerator.device)
+    protocol = protocol_for(base, cfg.protocol, everything=True)
+    model = UCIP.from_pretrained(cfg.pretrained_model_name_or_path, revision=cfg.revision)
+    named = full_tuning(model)
+    parameters = [parameter for _, parameter in named]
+    if cfg.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    describe(
+        cfg,
+        accelerator,
+        settings,
+        base,
+        protocol=f"{protocol.name}: {protocol.description}",
+        trained="everything",
+        count=sum(parameter.numel() for parameter in parameters),
+    )
+    if cfg.dry_run:
+        return {}
+
+    validation, sets = load_sets(cfg)
+    crops = training_crops(cfg, settings, accelerator)
+    optimizer = torch.optim.Adam(parameters, lr=rate, betas=(cfg.adam_beta1, cfg.adam_beta2))
+    model, optimizer = accelerator.prepare(model, optimizer)
+    tuned = accelerator.unwrap_model(model, keep_torch_compile=False)
+    result = Adaptation(cfg, accelerator, settings, base, tuned, "full")
+    ema = EMA(named, decay=cfg.ema_decay) if cfg.ema_decay is not None else None
+    if ema is not None:
+        accelerator.register_for_checkpointing(ema)
+    accelerator.register_for_checkpointing(clock)
+    checkpoints = make_checkpoints(cfg, accelerator, critical=("codec", "qualities"))
+    step = 0
+    if cfg.resume_from_checkpoint is not None:
+        step = checkpoints.resume(
+            cfg.resume_from_checkpoint,
+            force=cfg.force,
+            allow_world_change=cfg.allow_world_change,
+        )
+        say(accelerator, f"resumed    at step {step}")
+    guard = GuardedStep(
+        accelerator, optimizer, parameters, policy=cfg.nonfinite, max_grad_norm=cfg.max_grad_norm
+    )
+    clock.lap("data")
+
+    curve: list[dict[str, float]] = []
+    running, first = 0.0, step
+    with StopRequest() as stop, progress_bar(cfg, accelerator, step) as bar:
+        for batch in training_loader(cfg, crops, accelerator, step):
+            with accelerator.accumulate(model):
+                now = learning_rate_at(
+                    step,
+                    schedule=cfg.lr_scheduler,
+                    learning_rate=rate,
+                    warmup_steps=cfg.lr_warmup_steps,
+                    max_steps=cfg.schedule_steps,
+                    milestones=cfg.lr_milestones,
+                )
+                set_learning_rate(optimizer, now)
+                sr = model(batch["lq"].to(accelerator.device))
+                loss = F.l1_loss(sr.float(), batch["gt"].to(accelerator.device))
+                guard.backward(loss, sample_ids=batch["index"].tolist())
+                if accelerator.sync_gradients and guard.step(step) and ema is not None:
+                    ema.update(step)
+            if not accelerator.sync_gradients:
+                continue
+            step += 1
+            running = loss.item() if step == first + 1 else 0.98 * running + 0.02 * loss.item()
+            bar.update()
+            bar.set_postfix(l1=f"{running:.4f}", lr=f"{now:.1e}", skipped=guard.skipped)
+            accelerator.log({"train_l1": loss.item(), "learning_rate": now}, step=step)
+            if cfg.validation_steps and step % cfg.validation_steps == 0:
+                clock.lap("training")
+                curve.append({"step": step, "train_l1": running, **result.validate(validation)})
+                accelerator.log(curve[-1], step=step)
+                clock.lap("validation")
+            asked = stop.agreed(accelerator)
+            if asked or (cfg.checkpointing_steps and step % cfg.checkpointing_steps == 0):
+                checkpoints.save(step)
+            if asked and step < cfg.max_train_steps:
+                resume = "--resume_from_checkpoint latest"
+                say(accelerator, f"stopped at step {step}; go on with {resume}")
+                return {}
+    clock.lap("training")
+
+    if ema is not None:
+        ema.write_back()
+    rows = result.score(sets)
+    clock.lap("evaluation")
+    record = run_record(
+        "tune_full",
+        cfg,
+        seconds={**clock.seconds, "per_step": clock.seconds["training"] / step},
+        parameters={
+            "total": tuned.num_parameters(),
+            "trained": sum(parameter.numel() for parameter in parameters),
+            "base_fingerprint": base.fingerprint,
+            "fingerprint": tuned.fingerprint,
+            "protocol": protocol.name,
+        },
+        scores={
+            "rows": [row.to_dict() for row in rows],
+            "curve": curve,
+            "skipped_steps": guard.skipped,
+        },
+    )
+    if accelerator.is_main_process:
+        result.picture(validation)
+        publish_base(tuned, cfg.output_dir, record, name=cfg.name)
+        if cfg.push_to_hub:
+            push_folder(cfg.output_dir, cfg.hub_model_id, default_name=f"ucip-{cfg.codec}-full")
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    say(
+        accelerator,
+        f"wrote {cfg.output_dir}: model.safetensors, README.md, results.json, before_after.png; "
+        f"{result.gain_line(rows)}; "
+        f"gain {mean_psnr(rows, 'full') - mean_psnr(rows, 'base'):+.3f} dB",
+    )
+    return record
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_recipe(main, Options, description=__doc__ or ""))

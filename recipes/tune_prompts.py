@@ -1,0 +1,222 @@
+"""Adapt a base to a codec by tuning its prompts only (Table 3, rows ii and iv).
+
+    accelerate launch recipes/tune_prompts.py --codec webp
+
+leaves a PEFT adapter of a few kilobytes, its card, its scores and a picture in --output_dir. On a
+prompted base this is row iv, on a prompt-free one row ii. ``--peft_method lora`` or ``dora`` tunes
+PEFT's own adapters at the same parameter budget, for comparison.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel, get_peft_model
+
+from ucip_adapt.config import option, run_recipe
+from ucip_adapt.evaluation import mean_psnr
+from ucip_adapt.hub.folders import publish_adapter, push_folder
+from ucip_adapt.models import UCIP
+from ucip_adapt.training.ema import EMA
+from ucip_adapt.training.guard import GuardedStep
+from ucip_adapt.training.options import TuningOptions
+from ucip_adapt.training.results import run_record
+from ucip_adapt.training.run import (
+    Clock,
+    make_accelerator,
+    make_checkpoints,
+    progress_bar,
+    say,
+    training_crops,
+    training_loader,
+)
+from ucip_adapt.training.schedule import learning_rate_at, set_learning_rate
+from ucip_adapt.training.signals import StopRequest
+from ucip_adapt.training.tuning_run import Adaptation, describe, load_sets, tuning_settings
+from ucip_adapt.tuning import (
+    DynamicPromptConfig,
+    add_prompt_adapter,
+    count_parameters,
+    lora_config,
+    protocol_for,
+    set_size,
+    trainable_parameters,
+)
+
+
+@dataclass(frozen=True)
+class Options(TuningOptions):
+    """Options of the recipe; those of every tuning run come first."""
+
+    trainable: Literal["basis", "dpm", "dpm+offset", "dpm+offset+spade"] = option(
+        "dpm", "Which parameters are the prompts."
+    )
+    trainable_blocks: str = option("all", "Blocks whose prompts are trained: all, or last:N.")
+    peft_method: Literal["prompts", "lora", "dora"] = option(
+        "prompts", "What to train; lora and dora take the budget of --trainable."
+    )
+
+
+RATES = {
+    "basis": 3e-2,
+    "dpm": 3e-2,
+    "dpm+offset": 3e-3,
+    "dpm+offset+spade": 1e-3,
+    "lora": 3e-3,
+    "dora": 3e-3,
+}
+"""Peak learning rates, chosen on the validation images (results/webp_rates.json)."""
+
+
+def add_adapter(base: UCIP, cfg: Options) -> PeftModel:
+    """Wrap the base with what is to be trained."""
+    if cfg.peft_method == "prompts":
+        config = DynamicPromptConfig(
+            codec=cfg.codec,
+            qualities=list(cfg.qualities),
+            trainable_set=cfg.trainable,
+            trainable_blocks=cfg.trainable_blocks,
+        )
+        return add_prompt_adapter(base, config)
+    budget = set_size(base, cfg.trainable, cfg.trainable_blocks)
+    return get_peft_model(base, lora_config(base, budget=budget, dora=cfg.peft_method == "dora"))
+
+
+def main(cfg: Options) -> dict[str, Any]:
+    """Tune; returns what results.json holds."""
+    clock = Clock()
+    method = cfg.trainable if cfg.peft_method == "prompts" else cfg.peft_method
+    settings = tuning_settings(cfg)
+    rate = RATES[method] if cfg.learning_rate is None else cfg.learning_rate
+    qualities = tuple(setting.quality for setting in settings)
+    cfg = dataclasses.replace(cfg, learning_rate=rate, qualities=qualities)
+    accelerator = make_accelerator(cfg)
+    base = UCIP.from_pretrained(cfg.pretrained_model_name_or_path, revision=cfg.revision)
+    protocol = protocol_for(base, cfg.protocol, everything=False)
+    if cfg.gradient_checkpointing:
+        base.enable_gradient_checkpointing()
+    model = add_adapter(base, cfg)
+    named = trainable_parameters(model)
+    parameters = [parameter for _, parameter in named]
+    describe(
+        cfg,
+        accelerator,
+        settings,
+        base,
+        protocol=f"{protocol.name}: {protocol.description}",
+        trained=f"{method}, blocks {cfg.trainable_blocks}",
+        count=count_parameters(named),
+    )
+    if cfg.dry_run:
+        return {}
+
+    validation, sets = load_sets(cfg)
+    crops = training_crops(cfg, settings, accelerator)
+    optimizer = torch.optim.Adam(parameters, lr=rate, betas=(cfg.adam_beta1, cfg.adam_beta2))
+    model, optimizer = accelerator.prepare(model, optimizer)
+    tuned = accelerator.unwrap_model(model, keep_torch_compile=False)
+    result = Adaptation(
+        cfg, accelerator, settings, base, base, "adapter", unadapted=tuned.disable_adapter
+    )
+    ema = EMA(named, decay=cfg.ema_decay) if cfg.ema_decay is not None else None
+    if ema is not None:
+        accelerator.register_for_checkpointing(ema)
+    accelerator.register_for_checkpointing(clock)
+    critical = ("codec", "qualities", "trainable", "trainable_blocks", "peft_method")
+    checkpoints = make_checkpoints(cfg, accelerator, critical=critical)
+    step = 0
+    if cfg.resume_from_checkpoint is not None:
+        step = checkpoints.resume(
+            cfg.resume_from_checkpoint,
+            force=cfg.force,
+            allow_world_change=cfg.allow_world_change,
+        )
+        say(accelerator, f"resumed    at step {step}")
+    guard = GuardedStep(
+        accelerator, optimizer, parameters, policy=cfg.nonfinite, max_grad_norm=cfg.max_grad_norm
+    )
+    clock.lap("data")
+
+    curve: list[dict[str, float]] = []
+    running, first = 0.0, step
+    with StopRequest() as stop, progress_bar(cfg, accelerator, step) as bar:
+        for batch in training_loader(cfg, crops, accelerator, step):
+            with accelerator.accumulate(model):
+                now = learning_rate_at(
+                    step,
+                    schedule=cfg.lr_scheduler,
+                    learning_rate=rate,
+                    warmup_steps=cfg.lr_warmup_steps,
+                    max_steps=cfg.schedule_steps,
+                    milestones=cfg.lr_milestones,
+                )
+                set_learning_rate(optimizer, now)
+                sr = model(batch["lq"].to(accelerator.device))
+                loss = F.l1_loss(sr.float(), batch["gt"].to(accelerator.device))
+                guard.backward(loss, sample_ids=batch["index"].tolist())
+                if accelerator.sync_gradients and guard.step(step) and ema is not None:
+                    ema.update(step)
+            if not accelerator.sync_gradients:
+                continue
+            step += 1
+            running = loss.item() if step == first + 1 else 0.98 * running + 0.02 * loss.item()
+            bar.update()
+            bar.set_postfix(l1=f"{running:.4f}", lr=f"{now:.1e}", skipped=guard.skipped)
+            accelerator.log({"train_l1": loss.item(), "learning_rate": now}, step=step)
+            if cfg.validation_steps and step % cfg.validation_steps == 0:
+                clock.lap("training")
+                curve.append({"step": step, "train_l1": running, **result.validate(validation)})
+                accelerator.log(curve[-1], step=step)
+                clock.lap("validation")
+            asked = stop.agreed(accelerator)
+            if asked or (cfg.checkpointing_steps and step % cfg.checkpointing_steps == 0):
+                checkpoints.save(step)
+            if asked and step < cfg.max_train_steps:
+                resume = "--resume_from_checkpoint latest"
+                say(accelerator, f"stopped at step {step}; go on with {resume}")
+                return {}
+    clock.lap("training")
+
+    if ema is not None:
+        ema.write_back()
+    rows = result.score(sets)
+    clock.lap("evaluation")
+    record = run_record(
+        "tune_prompts",
+        cfg,
+        seconds={**clock.seconds, "per_step": clock.seconds["training"] / step},
+        parameters={
+            "total": base.num_parameters(),
+            "trained": count_parameters(named),
+            "base_fingerprint": base.fingerprint,
+            "protocol": protocol.name,
+        },
+        scores={
+            "rows": [row.to_dict() for row in rows],
+            "curve": curve,
+            "skipped_steps": guard.skipped,
+        },
+    )
+    if accelerator.is_main_process:
+        result.picture(validation)
+        record = publish_adapter(tuned, cfg.output_dir, record)
+        if cfg.push_to_hub:
+            push_folder(cfg.output_dir, cfg.hub_model_id, default_name=f"ucip-{cfg.codec}")
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    size = record["parameters"].get("adapter_bytes", 0)
+    say(
+        accelerator,
+        f"wrote {cfg.output_dir}: adapter_model.safetensors ({size:,} bytes), README.md, "
+        f"results.json, before_after.png; {result.gain_line(rows)}; "
+        f"gain {mean_psnr(rows, 'adapter') - mean_psnr(rows, 'base'):+.3f} dB",
+    )
+    return record
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_recipe(main, Options, description=__doc__ or ""))

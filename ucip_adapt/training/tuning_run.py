@@ -1,0 +1,163 @@
+"""What the tuning recipes share before and after their loops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from numpy.typing import NDArray
+
+from ucip_adapt.data import EvalSet, Setting, load_eval_set, parse_settings
+from ucip_adapt.data.benchmarks import data_root
+from ucip_adapt.data.degrade import compress_lr, require_codec
+from ucip_adapt.evaluation import (
+    ScoreRow,
+    Upscale,
+    bicubic,
+    evaluate_sets,
+    mean_psnr,
+    network_upscaler,
+    summarise,
+)
+from ucip_adapt.hub.pictures import comparison_picture
+from ucip_adapt.models import UCIP
+from ucip_adapt.training.options import TuningOptions
+from ucip_adapt.training.run import cache_of, hardware_line, say, training_paths
+
+__all__ = ["PROTOCOL_IDS", "Adaptation", "describe", "load_sets", "tuning_settings"]
+
+PROTOCOL_IDS = ("y-c4", "rgb-c4")
+"""Protocols that every results file of a tuning run holds."""
+
+
+def tuning_settings(cfg: TuningOptions) -> list[Setting]:
+    """The codec at the qualities asked for, or at those of its suite.
+
+    Raises:
+        UcipError: If the codec is unknown or not available, or a quality is out of range.
+    """
+    require_codec(cfg.codec)
+    return parse_settings(cfg.codec, cfg.qualities or None)
+
+
+def load_sets(cfg: TuningOptions) -> tuple[EvalSet, list[EvalSet]]:
+    """The validation set and the sets to be measured on, loaded before the training starts."""
+    root = data_root(cfg.data)
+    sets = {name: load_eval_set(name, root) for name in cfg.evaluate_on}
+    validation = sets.get(cfg.validation_data_dir)
+    return validation or load_eval_set(cfg.validation_data_dir, root), list(sets.values())
+
+
+def describe(
+    cfg: TuningOptions,
+    accelerator: Accelerator,
+    settings: Sequence[Setting],
+    base: UCIP,
+    *,
+    protocol: str,
+    trained: str,
+    count: int,
+) -> None:
+    """Print what a run is going to do: data, model, what is trained, steps."""
+    batch = cfg.train_batch_size * accelerator.num_processes * cfg.gradient_accumulation_steps
+    total = base.num_parameters()
+    say(
+        accelerator,
+        f"images     {len(training_paths(cfg))} from {', '.join(cfg.train_data_dir)}",
+        f"codec      {cfg.codec} at {', '.join(str(s.quality) for s in settings)}",
+        f"base       {cfg.pretrained_model_name_or_path}: {base.config.num_blocks} blocks, prompt "
+        f"'{base.config.prompt}', {total:,} parameters, fingerprint {base.fingerprint[:12]}",
+        f"protocol   {protocol}",
+        f"trained    {trained}: {count:,} parameters, {4 * count:,} bytes, "
+        f"{100 * count / total:.2f} % of the base",
+        f"steps      {cfg.max_train_steps} of {batch} crops ({accelerator.num_processes} "
+        f"processes x {cfg.train_batch_size} x {cfg.gradient_accumulation_steps}) of "
+        f"{cfg.patch_size} x {cfg.patch_size} LQ pixels, rate {cfg.learning_rate:g}",
+        f"hardware   {hardware_line()}",
+    )
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """A base and what tuning made of it, ready to be measured.
+
+    Attributes:
+        cfg: Options of the run.
+        accelerator: Its accelerator.
+        settings: Codec and qualities.
+        base: Network before tuning (with ``unadapted`` entered, if that is given).
+        adapted: Network after tuning; may be the same object.
+        label: Name of the tuned method in tables.
+        unadapted: Makes ``base`` what it was before, such as PEFT's ``disable_adapter``.
+    """
+
+    cfg: TuningOptions
+    accelerator: Accelerator
+    settings: Sequence[Setting]
+    base: UCIP
+    adapted: UCIP
+    label: str
+    unadapted: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def methods(self) -> dict[str, Upscale]:
+        """Bicubic, the base, and the base after tuning."""
+        plain = network_upscaler(self.base.upscale, self.accelerator.device)
+
+        def before(lq: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            with self.unadapted():
+                return plain(lq)
+
+        after = network_upscaler(self.adapted.upscale, self.accelerator.device)
+        return {"bicubic": bicubic, "base": before, self.label: after}
+
+    def score(self, sets: Sequence[EvalSet], *, progress: bool = True) -> list[ScoreRow]:
+        """Scores of all methods on the sets; the same on every process."""
+        rows = evaluate_sets(
+            self.methods(),
+            sets,
+            self.settings,
+            PROTOCOL_IDS,
+            cache=cache_of(self.cfg),
+            accelerator=self.accelerator,
+            progress=progress and self.accelerator.is_local_main_process,
+        )
+        if progress:
+            say(self.accelerator, summarise(rows, reference="base"))
+        return rows
+
+    def validate(self, validation: EvalSet) -> dict[str, float]:
+        """Mean PSNR (y-c4) after tuning so far, in dB."""
+        methods = {self.label: self.methods()[self.label]}
+        rows = evaluate_sets(
+            methods,
+            [validation],
+            self.settings,
+            ["y-c4"],
+            cache=cache_of(self.cfg),
+            accelerator=self.accelerator,
+        )
+        return {"val_psnr_db": mean_psnr(rows, self.label)}
+
+    def picture(self, validation: EvalSet) -> None:
+        """Write ``before_after.png``: the first validation image at the lowest quality."""
+        image, setting = validation.images[0], self.settings[0]
+        lq = compress_lr(image.lr, setting, cache_of(self.cfg))
+        methods: Mapping[str, Upscale] = self.methods()
+        path = self.cfg.output_dir / "before_after.png"
+        comparison_picture(path, image, lq, methods, title=f"input\n{setting}")
+
+    def gain_line(self, rows: Sequence[ScoreRow]) -> str:
+        """One phrase: what tuning gained, per set."""
+        phrases = []
+        for dataset in dict.fromkeys(row.dataset for row in rows):
+            own = [row for row in rows if row.dataset == dataset]
+            after = mean_psnr(own, self.label)
+            phrases.append(
+                f"{dataset} {after - mean_psnr(own, 'base'):+.3f} dB over the base, "
+                f"{after - mean_psnr(own, 'bicubic'):+.3f} over bicubic"
+            )
+        return "; ".join(phrases) + " (y-c4)"
