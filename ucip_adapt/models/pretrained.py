@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,10 +151,20 @@ def save_weights(model: UCIP, folder: Path) -> None:
         "format_version": _FORMAT_VERSION,
         "fingerprint": fingerprint_of(tensors, model.config),
     }
-    weights, config = folder / "model.safetensors", folder / "config.json"
-    temporary = weights.with_suffix(".tmp")
-    save_file(tensors, os.fspath(temporary), metadata=metadata)
-    temporary.replace(weights)
-    temporary = config.with_suffix(".tmp")
-    temporary.write_text(json.dumps(model.config.to_dict(), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(config)
+    config = json.dumps(model.config.to_dict(), indent=2) + "\n"
+    # The Hub mixin has just deleted config.json: it comes first, as it fits even on a full disk.
+    with _replaced(folder / "config.json") as path:
+        path.write_text(config, encoding="utf-8")
+    with _replaced(folder / "model.safetensors") as path:
+        save_file(tensors, os.fspath(path), metadata=metadata)
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write to; rename it to ``path`` if all went well."""
+    temporary = path.with_suffix(".tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
