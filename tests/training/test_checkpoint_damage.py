@@ -208,32 +208,44 @@ class Killed(BaseException):
 def test_r6_limit_one_and_death_in_each_phase(tmp_path, monkeypatch, phase, after, again):
     checkpoints, _ = make(tmp_path, total_limit=1)
     checkpoints.save(1)
-    real_rmtree, real_replace, counts = shutil.rmtree, os.replace, {"replace": 0}
+    real_rmtree, seen, dead = shutil.rmtree, [], []
 
     def die(function, which):
         def wrapped(*arguments, **options):
-            name = which
-            if which == "replace":
-                counts["replace"] += 1
-                name = f"replace-{counts['replace']}"
+            seen.append(which)
+            name = f"{which}-{seen.count(which)}" if which == "replace" else which
             if name == phase and not after:
+                dead.append(name)
                 raise Killed
             result = function(*arguments, **options)
             if name == phase:
+                dead.append(name)
                 raise Killed
             return result
 
         return wrapped
+
+    def rmtree(path, ignore_errors=False):
+        """A killed process does not tidy up; killed while deleting, it leaves half."""
+        if dead or not Path(path).exists():
+            return
+        if phase == "delete":
+            dead.append(phase)
+            next(iter(sorted(Path(path).iterdir()))).unlink()
+            if not after:
+                raise Killed
+        real_rmtree(path, ignore_errors=ignore_errors)
+        if dead:
+            raise Killed
 
     if again:  # a run that was forced on with other options writes step 1 once more
         checkpoints._step_on_disk = None
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_weights", die(checkpoint.save_weights, "write"))
         patch.setattr(checkpoint, "write_manifest", die(checkpoint.write_manifest, "manifest"))
-        patch.setattr(checkpoint.os, "replace", die(real_replace, "replace"))
+        patch.setattr(checkpoint.os, "replace", die(os.replace, "replace"))
         patch.setattr(checkpoint, "sync_directory", die(checkpoint.sync_directory, "sync"))
-        # Tidying up is what a killed process does not do; only the deletion of old ones is a phase.
-        patch.setattr(checkpoint.shutil, "rmtree", die(lambda *a, **k: None, "delete"))
+        patch.setattr(checkpoint.shutil, "rmtree", rmtree)
         with pytest.raises(Killed):
             checkpoints.save(1 if again else 2)
     assert checkpoint.shutil.rmtree is real_rmtree

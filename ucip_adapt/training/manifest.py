@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ucip_adapt.errors import CheckpointError
+from ucip_adapt.formats import check_format_version
 from ucip_adapt.training.atomic import sha256_of, sync_directory, sync_file
-from ucip_adapt.training.results import ResultsError, check_format_version
 
 __all__ = ["MANIFEST_NAME", "Manifest", "read_manifest", "verify", "write_manifest"]
 
@@ -85,7 +85,8 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_NAME
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        check_format_version(content.pop("format_version"), _FORMAT_VERSION, what=str(path))
+        version = content.pop("format_version")
+        check_format_version(version, _FORMAT_VERSION, what=str(path), error=CheckpointError)
         known = {name: content[name] for name in Manifest.__dataclass_fields__}
         manifest = Manifest(**known)
         if not all(isinstance(n, int) for n in (manifest.step, manifest.sequence)):
@@ -94,8 +95,6 @@ def read_manifest(folder: Path) -> Manifest:
             raise ValueError("a file has no size or checksum")
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing") from None
-    except ResultsError as error:
-        raise CheckpointError(str(error)) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {error!r}") from error
     return manifest

@@ -34,13 +34,13 @@ from typing import Any
 
 from ucip_adapt.config import to_dict
 from ucip_adapt.errors import ConfigError, UcipError, unknown_name
+from ucip_adapt.formats import check_format_version
 from ucip_adapt.training.atomic import write_atomically
 
 __all__ = [
     "FORMAT_VERSION",
     "TOP_LEVEL_KEYS",
     "ResultsError",
-    "check_format_version",
     "command_line",
     "environment",
     "peak_memory_mib",
@@ -68,36 +68,6 @@ _DISTRIBUTIONS = ("torch", "numpy", "pillow", "peft", "accelerate", "huggingface
 
 class ResultsError(UcipError):
     """A results file is missing, damaged or of a format that this version cannot read."""
-
-
-def check_format_version(found: object, supported: str, *, what: str) -> None:
-    """Apply the rule of all our files: same major version or an error.
-
-    Args:
-        found: The version in the file, ``"major.minor"``.
-        supported: The version that this code writes.
-        what: The file, for the message.
-
-    Raises:
-        ResultsError: If the version is malformed or its major number is another one.
-
-    Example:
-        >>> check_format_version("1.7", "1.0", what="results.json")
-        >>> check_format_version("2.0", "1.0", what="results.json")
-        Traceback (most recent call last):
-        ucip_adapt.training.results.ResultsError: results.json has format_version 2.0, but this \
-version of ucip-adapt reads 1.x; update the package
-    """
-    parts = found.split(".") if isinstance(found, str) else []
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
-        raise ResultsError(f"{what} has format_version {found!r}, expected one like {supported!r}")
-    major = supported.split(".", maxsplit=1)[0]
-    if parts[0] != major:
-        hint = "update the package" if int(parts[0]) > int(major) else "write it again"
-        raise ResultsError(
-            f"{what} has format_version {found}, but this version of ucip-adapt reads {major}.x; "
-            f"{hint}"
-        )
 
 
 def environment() -> dict[str, Any]:
@@ -314,7 +284,9 @@ def read_results(path: str | Path) -> dict[str, Any]:
         raise ResultsError(f"{path} is not a readable results file: {error}") from error
     if not isinstance(results, dict):
         raise ResultsError(f"{path} is not a results file: it holds no JSON object")
-    check_format_version(results.get("format_version"), FORMAT_VERSION, what=str(path))
+    check_format_version(
+        results.get("format_version"), FORMAT_VERSION, what=str(path), error=ResultsError
+    )
     unknown = sorted(results.keys() - set(TOP_LEVEL_KEYS))
     if unknown:
         warnings.warn(
