@@ -13,6 +13,7 @@ from huggingface_hub import hf_hub_download
 from peft import PeftConfig
 
 from ucip_adapt.errors import AdapterError, ConfigError, unknown_name
+from ucip_adapt.formats import check_format_version
 from ucip_adapt.tuning.register import METHOD, register
 
 __all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "DynamicPromptConfig", "TrainableSet"]
@@ -90,7 +91,9 @@ class DynamicPromptConfig(PeftConfig):
         self._weights_path: Path | None = None
         if self.auto_mapping != _AUTO_MAPPING:
             self.auto_mapping = None
-        _check_version(self.format_version, "this configuration")
+        check_format_version(
+            self.format_version, _FORMAT_VERSION, what="this configuration", error=AdapterError
+        )
         if self.trainable_set not in get_args(TrainableSet):
             raise unknown_name("trainable set", str(self.trainable_set), get_args(TrainableSet))
         if isinstance(self.qualities, tuple | range):
@@ -140,7 +143,8 @@ class DynamicPromptConfig(PeftConfig):
         Raises:
             AdapterError: If the file has no format version, a newer major one, or names no base.
         """
-        _check_version(kwargs.get("format_version"), CONFIG_FILE)
+        version = kwargs.get("format_version")
+        check_format_version(version, _FORMAT_VERSION, what=CONFIG_FILE, error=AdapterError)
         if not kwargs.get("base_fingerprint"):
             raise AdapterError(
                 f"{CONFIG_FILE} has no base_fingerprint: it does not say which base network the "
@@ -151,7 +155,7 @@ class DynamicPromptConfig(PeftConfig):
         unknown = sorted(set(kwargs) - known)
         if unknown:
             warnings.warn(
-                f"{CONFIG_FILE} (format_version {kwargs['format_version']}): unknown keys ignored: "
+                f"{CONFIG_FILE} (format_version {version}): unknown keys ignored: "
                 f"{', '.join(unknown)}",
                 stacklevel=2,
             )
@@ -227,19 +231,6 @@ def _find_weights(source: str, subfolder: str | None, download: dict[str, Any]) 
         return Path(hf_hub_download(source, WEIGHTS_FILE, subfolder=subfolder, **download))
     except (OSError, ValueError) as error:
         raise AdapterError(f"cannot get {WEIGHTS_FILE} of '{source}': {error}") from error
-
-
-def _check_version(version: object, source: str) -> None:
-    if not isinstance(version, str) or not re.fullmatch(r"[0-9]{1,6}\.[0-9]{1,6}", version):
-        raise AdapterError(
-            f"{source} has format_version {version!r}, expected one like '{_FORMAT_VERSION}': "
-            "it was not written by ucip_adapt"
-        )
-    if int(version.split(".")[0]) != int(_FORMAT_VERSION.split(".")[0]):
-        raise AdapterError(
-            f"{source} has format_version {version}; this ucip_adapt reads {_FORMAT_VERSION}: "
-            "update the package (pip install -U ucip-adapt)"
-        )
 
 
 def _is_int(value: object) -> bool:
