@@ -46,3 +46,11 @@ def test_every_public_name_resolves(name: str) -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'ucip_adapt' has no attribute 'UCIPP'"):
         ucip_adapt.UCIPP  # noqa: B018
+
+
+@pytest.mark.slow  # each imports PEFT in a fresh interpreter
+@pytest.mark.parametrize("first", ["import peft, ucip_adapt", "import ucip_adapt, peft"])
+def test_peft_knows_the_method_whichever_is_imported_first(first: str) -> None:
+    code = f"{first}; print(peft.PeftType('DYNAMIC_PROMPT').value)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "DYNAMIC_PROMPT\n"
