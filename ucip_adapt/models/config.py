@@ -12,6 +12,7 @@ from types import MappingProxyType, NoneType
 from typing import Any, Literal, get_args
 
 from ucip_adapt.errors import BaseFormatError, ConfigError, unknown_name
+from ucip_adapt.formats import check_format_version
 from ucip_adapt.models.prompts import PromptDesign
 from ucip_adapt.models.sampling import Sampler
 
@@ -195,17 +196,14 @@ window, window_stride
                 configuration.
             ConfigError: If a value is out of range.
         """
-        version = str(values.get("format_version", ""))
-        if not version or values.get("architecture") != "ucip":
+        if "format_version" not in values or values.get("architecture") != "ucip":
             raise BaseFormatError(
                 f"{source} is not the configuration of a UCIP network "
                 "(no format_version/architecture)"
             )
-        if version.split(".")[0] != _FORMAT_VERSION.split(".")[0]:
-            raise BaseFormatError(
-                f"{source} has format_version {version}; this ucip_adapt reads {_FORMAT_VERSION}: "
-                "update the package"
-            )
+        check_format_version(
+            values["format_version"], _FORMAT_VERSION, what=source, error=BaseFormatError
+        )
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known - {"format_version", "architecture"})
         if unknown:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ucip_adapt.assets import shipped_base_folder, shipped_bases
 from ucip_adapt.errors import BaseFormatError, ConfigError
+from ucip_adapt.formats import check_format_version
 from ucip_adapt.models.fingerprint import fingerprint_of
 
 if TYPE_CHECKING:
@@ -99,7 +100,9 @@ def load_weights(model: UCIP, path: Path) -> None:
         BaseFormatError: With what is missing, surplus, mis-shaped, non-finite or altered.
     """
     tensors, metadata = read_safetensors(path)
-    _check_version(metadata, path)
+    # Other programs write safetensors without our metadata; the tensors are checked all the same.
+    version = metadata.get("format_version", _FORMAT_VERSION)
+    check_format_version(version, _FORMAT_VERSION, what=str(path), error=BaseFormatError)
     _check_tensors(model.base_tensors(), tensors, path)
     recorded, found = metadata.get("fingerprint"), fingerprint_of(tensors, model.config)
     if recorded is not None and recorded != found:
@@ -109,15 +112,6 @@ def load_weights(model: UCIP, path: Path) -> None:
         )
     with torch.no_grad():
         model.load_state_dict(tensors)
-
-
-def _check_version(metadata: Mapping[str, str], path: Path) -> None:
-    version = metadata.get("format_version", _FORMAT_VERSION)
-    if version.split(".")[0] != _FORMAT_VERSION.split(".")[0]:
-        raise BaseFormatError(
-            f"{path} has format_version {version}; this ucip_adapt reads {_FORMAT_VERSION}: "
-            "update the package"
-        )
 
 
 def _check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
