@@ -2,8 +2,9 @@
 
     python recipes/evaluate.py --codec webp --evaluate_on Set5 Set14 --data DATA
     python recipes/evaluate.py --codec webp --adapter runs/webp
+    python recipes/evaluate.py --codec webp --adapter dpm=runs/dpm everything=runs/full
 
-Prints a table and writes results.json: bicubic, the base and, if given, the base with the adapter.
+Prints a table and writes results.json: bicubic, the base, and every adapter or network given.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
+from peft import PeftConfig, PeftModel
 
 from ucip_adapt.config import option, run_recipe
 from ucip_adapt.data import ArrayCache, default_cache_dir, load_eval_set, parse_settings
@@ -38,7 +38,9 @@ class Options:
         "ucip-tiny", "Base network: a shipped name, a folder, or a repository on the Hub."
     )
     revision: str | None = option(None, "Revision of the base on the Hub.")
-    adapter: str | None = option(None, "Adapter: a folder or a repository on the Hub.")
+    adapter: tuple[str, ...] = option(
+        (), "Adapters or tuned networks to compare with the base: PATH or NAME=PATH."
+    )
     codec: str = option("webp", "Codec to measure on.")
     qualities: tuple[int, ...] = option((), "Its qualities; default: those of its suite.")
     protocol: Literal["i"] | None = option(None, "Row i of Table 3 asks for a prompted base.")
@@ -68,29 +70,44 @@ def read_window(text: str) -> int | str | None:
     raise ConfigError(f"--window {text}: give config, whole, both, or a number from 8")
 
 
+def read_models(texts: tuple[str, ...], base: str, revision: str | None) -> dict[str, UCIP]:
+    """Load what is compared with the base: adapters, each on a base of its own, or networks."""
+    models: dict[str, UCIP] = {}
+    for text in texts:
+        label, _, path = text.rpartition("=")
+        label = label or ("adapter" if len(texts) == 1 else Path(path).name)
+        if label in {*models, "bicubic", "base"}:
+            raise ConfigError(f"--adapter {text}: the name '{label}' is taken; write NAME=PATH")
+        if (Path(path) / "model.safetensors").is_file():
+            models[label] = UCIP.from_pretrained(path)
+        else:
+            own = UCIP.from_pretrained(base, revision=revision)
+            models[label] = load_adapter(own, path)
+    return models
+
+
+def load_adapter(base: UCIP, path: str) -> UCIP:
+    """Put a prompt adapter, or one of PEFT's own methods, on a base."""
+    if PeftConfig.from_pretrained(path).peft_type == "DYNAMIC_PROMPT":
+        model = load_prompt_adapter(path, base)
+    else:
+        model = PeftModel.from_pretrained(base, path)
+    network: UCIP = model.get_base_model()
+    return network.eval()
+
+
 def build_methods(
-    cfg: Options,
-    base: UCIP,
-    device: torch.device,
-    *,
-    prefix: str,
-    adapter: Any,  # noqa: ANN401
+    cfg: Options, models: dict[str, UCIP], device: torch.device
 ) -> dict[str, Upscale]:
-    """The base, and the base with the adapter, in each way asked for."""
+    """Every network in each way asked for, and bicubic."""
     ways = {"": cfg.window} if cfg.window != "both" else {" whole": "whole", "": "config"}
-    methods: dict[str, Upscale] = {}
-    for suffix, way in ways.items():
-        run = network_upscaler(base.upscale, device, window=read_window(way))
-
-        def plain(lq: NDArray[np.uint8], run: Upscale = run) -> NDArray[np.uint8]:
-            if adapter is None:
-                return run(lq)
-            with adapter.disable_adapter():
-                return run(lq)
-
-        methods[prefix + suffix] = plain
-        if adapter is not None:
-            methods["adapter" + suffix] = run
+    methods: dict[str, Upscale] = {"bicubic": bicubic}
+    for label, model in models.items():
+        model.to(device)
+        for suffix, way in ways.items():
+            methods[label + suffix] = network_upscaler(
+                model.upscale, device, window=read_window(way)
+            )
     return methods
 
 
@@ -106,13 +123,12 @@ def main(cfg: Options) -> dict[str, Any]:
     accelerator = Accelerator()
     base = UCIP.from_pretrained(cfg.pretrained_model_name_or_path, revision=cfg.revision)
     if cfg.protocol is not None:
-        protocol_for(base, cfg.protocol, everything=False)
-    adapter = None if cfg.adapter is None else load_prompt_adapter(cfg.adapter, base)
-    base.to(accelerator.device)
+        protocol_for(base, cfg.protocol)
+    others = read_models(cfg.adapter, cfg.pretrained_model_name_or_path, cfg.revision)
+    methods = build_methods(cfg, {"base": base, **others}, accelerator.device)
     clock.lap("data")
-    methods = build_methods(cfg, base, accelerator.device, prefix="base", adapter=adapter)
     rows = evaluate_sets(
-        {"bicubic": bicubic, **methods},
+        methods,
         sets,
         settings,
         cfg.metric_protocols,

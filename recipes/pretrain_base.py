@@ -176,7 +176,6 @@ def main(cfg: Options) -> dict[str, Any]:
         return {"val_psnr_db": psnr, "val_gain_db": psnr - mean_psnr(rows, "bicubic")}
 
     curve: list[dict[str, float]] = []
-    running, first = 0.0, step
     with StopRequest() as stop, progress_bar(cfg, accelerator, step) as bar:
         for batch in training_loader(cfg, crops, accelerator, step):
             with accelerator.accumulate(model):
@@ -199,17 +198,17 @@ def main(cfg: Options) -> dict[str, Any]:
             if not accelerator.sync_gradients:
                 continue
             step += 1
-            running = loss.item() if step == first + 1 else 0.98 * running + 0.02 * loss.item()
             bar.update()
-            bar.set_postfix(l1=f"{running:.4f}", lr=f"{rate:.1e}", skipped=guard.skipped)
-            accelerator.log({"train_l1": loss.item(), "learning_rate": rate}, step=step)
+            l1 = guard.running_loss
+            bar.set_postfix(l1=f"{l1:.4f}", lr=f"{rate:.1e}", skipped=guard.skipped)
+            accelerator.log({"train_l1": guard.last_loss, "learning_rate": rate}, step=step)
             if cfg.validation_steps and step % cfg.validation_steps == 0:
                 clock.lap("training")
                 scores = validate()
-                curve.append({"step": step, "train_l1": running, **scores})
+                curve.append({"step": step, "train_l1": l1, **scores})
                 accelerator.log(scores, step=step)
                 gain = scores["val_gain_db"]
-                say(accelerator, f"step {step}: l1 {running:.5f}, validation {gain:+.3f} dB")
+                say(accelerator, f"step {step}: l1 {l1:.5f}, validation {gain:+.3f} dB")
                 clock.lap("validation")
             asked = stop.agreed(accelerator)
             if asked or (cfg.checkpointing_steps and step % cfg.checkpointing_steps == 0):

@@ -70,7 +70,7 @@ def main(cfg: Options) -> dict[str, Any]:
         accelerator,
         settings,
         base,
-        protocol=f"{protocol.name}: {protocol.description}",
+        protocol=f"{protocol.name}: {protocol.text}",
         trained="everything",
         count=sum(parameter.numel() for parameter in parameters),
     )
@@ -102,7 +102,6 @@ def main(cfg: Options) -> dict[str, Any]:
     clock.lap("data")
 
     curve: list[dict[str, float]] = []
-    running, first = 0.0, step
     with StopRequest() as stop, progress_bar(cfg, accelerator, step) as bar:
         for batch in training_loader(cfg, crops, accelerator, step):
             with accelerator.accumulate(model):
@@ -123,13 +122,13 @@ def main(cfg: Options) -> dict[str, Any]:
             if not accelerator.sync_gradients:
                 continue
             step += 1
-            running = loss.item() if step == first + 1 else 0.98 * running + 0.02 * loss.item()
             bar.update()
-            bar.set_postfix(l1=f"{running:.4f}", lr=f"{now:.1e}", skipped=guard.skipped)
-            accelerator.log({"train_l1": loss.item(), "learning_rate": now}, step=step)
+            l1 = guard.running_loss
+            bar.set_postfix(l1=f"{l1:.4f}", lr=f"{now:.1e}", skipped=guard.skipped)
+            accelerator.log({"train_l1": guard.last_loss, "learning_rate": now}, step=step)
             if cfg.validation_steps and step % cfg.validation_steps == 0:
                 clock.lap("training")
-                curve.append({"step": step, "train_l1": running, **result.validate(validation)})
+                curve.append({"step": step, "train_l1": l1, **result.validate(validation)})
                 accelerator.log(curve[-1], step=step)
                 clock.lap("validation")
             asked = stop.agreed(accelerator)

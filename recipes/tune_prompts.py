@@ -40,10 +40,10 @@ from ucip_adapt.training.tuning_run import Adaptation, describe, load_sets, tuni
 from ucip_adapt.tuning import (
     DynamicPromptConfig,
     add_prompt_adapter,
+    count_adapter,
     count_parameters,
     lora_config,
     protocol_for,
-    set_size,
     trainable_parameters,
 )
 
@@ -74,15 +74,15 @@ RATES = {
 
 def add_adapter(base: UCIP, cfg: Options) -> PeftModel:
     """Wrap the base with what is to be trained."""
+    config = DynamicPromptConfig(
+        codec=cfg.codec,
+        qualities=list(cfg.qualities),
+        trainable_set=cfg.trainable,
+        trainable_blocks=cfg.trainable_blocks,
+    )
     if cfg.peft_method == "prompts":
-        config = DynamicPromptConfig(
-            codec=cfg.codec,
-            qualities=list(cfg.qualities),
-            trainable_set=cfg.trainable,
-            trainable_blocks=cfg.trainable_blocks,
-        )
         return add_prompt_adapter(base, config)
-    budget = set_size(base, cfg.trainable, cfg.trainable_blocks)
+    budget = count_adapter(base.config, config)
     return get_peft_model(base, lora_config(base, budget=budget, dora=cfg.peft_method == "dora"))
 
 
@@ -99,17 +99,19 @@ def main(cfg: Options) -> dict[str, Any]:
     protocol = protocol_for(base, cfg.protocol, everything=False)
     if cfg.gradient_checkpointing:
         base.enable_gradient_checkpointing()
+    total = base.num_parameters()
     model = add_adapter(base, cfg)
     named = trainable_parameters(model)
     parameters = [parameter for _, parameter in named]
+    trained = count_parameters(model).trainable
     describe(
         cfg,
         accelerator,
         settings,
         base,
-        protocol=f"{protocol.name}: {protocol.description}",
+        protocol=f"{protocol.name}: {protocol.text}",
         trained=f"{method}, blocks {cfg.trainable_blocks}",
-        count=count_parameters(named),
+        count=trained,
     )
     if cfg.dry_run:
         return {}
@@ -142,7 +144,6 @@ def main(cfg: Options) -> dict[str, Any]:
     clock.lap("data")
 
     curve: list[dict[str, float]] = []
-    running, first = 0.0, step
     with StopRequest() as stop, progress_bar(cfg, accelerator, step) as bar:
         for batch in training_loader(cfg, crops, accelerator, step):
             with accelerator.accumulate(model):
@@ -163,13 +164,13 @@ def main(cfg: Options) -> dict[str, Any]:
             if not accelerator.sync_gradients:
                 continue
             step += 1
-            running = loss.item() if step == first + 1 else 0.98 * running + 0.02 * loss.item()
             bar.update()
-            bar.set_postfix(l1=f"{running:.4f}", lr=f"{now:.1e}", skipped=guard.skipped)
-            accelerator.log({"train_l1": loss.item(), "learning_rate": now}, step=step)
+            l1 = guard.running_loss
+            bar.set_postfix(l1=f"{l1:.4f}", lr=f"{now:.1e}", skipped=guard.skipped)
+            accelerator.log({"train_l1": guard.last_loss, "learning_rate": now}, step=step)
             if cfg.validation_steps and step % cfg.validation_steps == 0:
                 clock.lap("training")
-                curve.append({"step": step, "train_l1": running, **result.validate(validation)})
+                curve.append({"step": step, "train_l1": l1, **result.validate(validation)})
                 accelerator.log(curve[-1], step=step)
                 clock.lap("validation")
             asked = stop.agreed(accelerator)
@@ -190,8 +191,8 @@ def main(cfg: Options) -> dict[str, Any]:
         cfg,
         seconds={**clock.seconds, "per_step": clock.seconds["training"] / step},
         parameters={
-            "total": base.num_parameters(),
-            "trained": count_parameters(named),
+            "total": total,
+            "trained": trained,
             "base_fingerprint": base.fingerprint,
             "protocol": protocol.name,
         },
