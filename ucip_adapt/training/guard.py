@@ -22,6 +22,7 @@ from ucip_adapt.errors import ConfigError, NonFiniteError, unknown_name
 __all__ = ["GuardedStep", "NonFinitePolicy", "check_finite"]
 
 NonFinitePolicy = Literal["skip", "stop"]
+_MEMORY = 0.98  # of the running loss, per step
 
 
 def check_finite(named_tensors: Iterable[tuple[str, Tensor]], *, what: str) -> None:
@@ -76,6 +77,9 @@ class GuardedStep:
 
     Attributes:
         skipped: Steps without an update so far.
+        last_loss: Mean loss of the last step over all its samples, those of other processes and of
+            earlier micro-batches included.
+        running_loss: Moving average of the losses of steps that made an update.
         last_grad_norm: Total gradient norm of the last step, before clipping.
 
     Raises:
@@ -102,7 +106,10 @@ class GuardedStep:
         self._max_norm = math.inf if max_grad_norm is None else max_grad_norm
         self._bad_losses = torch.zeros((), device=accelerator.device)
         self._ids: list[tuple[Tensor, list[int]]] = []
+        self._loss_sum = torch.zeros((), device=accelerator.device)
         self.skipped = 0
+        self.last_loss = math.nan
+        self.running_loss = math.nan
         self.last_grad_norm = math.nan
 
     def backward(self, loss: Tensor, sample_ids: Iterable[int]) -> None:
@@ -114,6 +121,7 @@ class GuardedStep:
         """
         bad = ~torch.isfinite(loss.detach()).all()
         self._bad_losses += bad
+        self._loss_sum += loss.detach()
         self._ids.append((bad, [int(i) for i in sample_ids]))
         self._accelerator.backward(loss)
 
@@ -140,16 +148,21 @@ class GuardedStep:
                 "GuardedStep.step needs all micro-batches of the step: call it if sync_gradients"
             )
         norm = accelerator.clip_grad_norm_(self._parameters, self._max_norm)
-        flags = torch.stack([self._bad_losses, (~torch.isfinite(norm)).to(self._bad_losses)])
+        sums = torch.stack(
+            [self._bad_losses, (~torch.isfinite(norm)).to(self._bad_losses), self._loss_sum]
+        )
         if accelerator.num_processes > 1:
-            flags = accelerator.reduce(flags, reduction="sum")
-        bad_losses, bad_norms = flags.tolist()
+            sums = accelerator.reduce(sums, reduction="sum")
+        bad_losses, bad_norms, loss_sum = sums.tolist()
         self.last_grad_norm = float(norm)
+        self.last_loss = loss_sum / (len(self._ids) * accelerator.num_processes)
         ids, self._ids = self._ids, []
         self._bad_losses.zero_()
+        self._loss_sum.zero_()
         finite = not (bad_losses or bad_norms)
         if finite:
             self._optimizer.step()
+            self._average_loss()
         else:
             self._stop_if_asked(step, ids, loss_is_bad=bad_losses > 0)
             self.skipped += 1
@@ -157,6 +170,10 @@ class GuardedStep:
                 accelerator.scaler.update()  # clipping has shown it the gradients; lower the scale
         self._optimizer.zero_grad()
         return finite
+
+    def _average_loss(self) -> None:
+        before = self.last_loss if math.isnan(self.running_loss) else self.running_loss
+        self.running_loss = _MEMORY * before + (1 - _MEMORY) * self.last_loss
 
     def _stop_if_asked(
         self, step: int, ids: list[tuple[Tensor, list[int]]], *, loss_is_bad: bool

@@ -75,14 +75,18 @@ def environment() -> dict[str, Any]:
 
     Returns:
         ``versions`` (python and libraries; null where one is not installed), ``system``, ``cpu``,
-        ``cpu_cores``, ``torch_threads``, ``gpu`` (name or null) and ``commit`` (of the checkout
-        that the package is run from, with ``+dirty`` if tracked files were changed, else null).
+        ``cpu_cores``, ``torch_threads``, ``gpu`` (name or null), ``processes`` (of the run) and
+        ``commit`` (of the checkout that the package is run from, with ``+dirty`` if tracked files
+        were changed, else null).
 
     Example:
         >>> sorted(environment())
-        ['commit', 'cpu', 'cpu_cores', 'gpu', 'system', 'torch_threads', 'versions']
+        ['commit', 'cpu', 'cpu_cores', 'gpu', 'processes', 'system', 'torch_threads', 'versions']
     """
     import torch  # here and not above: a table of results can be printed without it
+    from torch import distributed
+
+    several = distributed.is_available() and distributed.is_initialized()
 
     versions = {name: _version(name) for name in _DISTRIBUTIONS}
     return {
@@ -92,6 +96,7 @@ def environment() -> dict[str, Any]:
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "processes": distributed.get_world_size() if several else 1,
         "commit": _commit(Path(__file__).resolve()),
     }
 

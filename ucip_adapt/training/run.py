@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import ProjectConfiguration, set_seed
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -32,6 +32,7 @@ from ucip_adapt.training.checkpoint import Checkpoints
 from ucip_adapt.training.options import TrainingOptions
 from ucip_adapt.training.results import environment
 from ucip_adapt.training.sampler import StepBatchSampler
+from ucip_adapt.training.signals import isolate_worker
 
 __all__ = [
     "Clock",
@@ -115,7 +116,9 @@ def make_accelerator(cfg: TrainingOptions) -> Accelerator:
         mixed_precision=cfg.mixed_precision,
         gradient_accumulation_steps=cfg.gradient_accumulation_steps,
         log_with=tracker,
-        project_dir=str(cfg.output_dir),
+        project_config=ProjectConfiguration(
+            project_dir=str(cfg.output_dir), logging_dir=str(cfg.output_dir / "tensorboard")
+        ),
         step_scheduler_with_optimizer=False,
     )
     set_seed(cfg.seed)
@@ -205,6 +208,9 @@ def training_loader(
         crops,
         batch_sampler=sampler,
         num_workers=cfg.dataloader_num_workers,
+        worker_init_fn=isolate_worker,
+        # Its own, so that a start draws nothing from the global one and resuming stays exact.
+        generator=torch.Generator(),
         pin_memory=accelerator.device.type == "cuda",
     )
 
