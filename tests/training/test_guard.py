@@ -100,3 +100,40 @@ def test_check_finite_names_at_most_five():
         NonFiniteError, match=r"weights hold .* in 7 tensors: t0, t1, t2, t3, t4, \.\.\.$"
     ):
         check_finite(tensors, what="weights")
+
+
+def fp16_run(accelerator, scale, policy):
+    """A gradient of 16 overflows float32 at the scales 2**126 to 2**124; the loss is finite."""
+    weight = nn.Parameter(torch.ones(2, device=accelerator.device))
+    optimizer = accelerator.prepare(torch.optim.SGD([weight], lr=0.1))
+    guard = GuardedStep(accelerator, optimizer, [weight], policy=policy, max_grad_norm=1.0)
+    accelerator.scaler._init_scale = scale
+    updates = []
+    for step in range(4):
+        with accelerator.accumulate():
+            guard.backward(8 * weight.square().sum(), sample_ids=[step])
+            updates.append(guard.step(step))
+    return guard, updates, accelerator.scaler.get_scale(), weight
+
+
+@pytest.mark.parametrize("policy", ["skip", "stop"])
+def test_loss_scaler_finds_its_scale_under_either_policy(policy):
+    """On the CPU Accelerate offers no fp16, but the scaler works there, put in by hand."""
+    accelerator = Accelerator(cpu=True)
+    accelerator.state._mixed_precision = "fp16"
+    accelerator.native_amp = True
+    accelerator.scaler = torch.amp.GradScaler("cpu")
+    guard, updates, scale, weight = fp16_run(accelerator, 2.0**126, policy)
+    assert updates == [False, False, False, True]
+    assert guard.skipped == 3
+    assert scale == 2.0**123
+    assert bool(torch.isfinite(weight).all())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("policy", ["skip", "stop"])
+def test_loss_scaler_on_a_gpu(policy):
+    guard, updates, scale, weight = fp16_run(Accelerator(mixed_precision="fp16"), 2.0**126, policy)
+    assert updates == [False, False, False, True]
+    assert (guard.skipped, scale) == (3, 2.0**123)
+    assert bool(torch.isfinite(weight).all())
