@@ -1,6 +1,6 @@
 # Needs Python 3.11 to 3.13, git and make. `make help` lists what there is.
 #
-#   make setup PIP_ARGS="--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple"
+#   make setup PIP_ARGS="--index-url URL_OF_THE_CPU_BUILD"   (pytorch.org/get-started names it)
 #   make tune CODEC=jpeg MAX_STEPS=50
 
 PYTHON ?= python3

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from ucip_adapt.codecs.base import Availability, Codec, CodecSpec, Degraded
 from ucip_adapt.codecs.pillow import JPEG, WEBP
-from ucip_adapt.errors import unknown_name
+from ucip_adapt.errors import ConfigError, unknown_name
 
-__all__ = ["CODECS", "Availability", "Codec", "CodecSpec", "Degraded", "get_codec", "list_codecs"]
+__all__ = [
+    "CODECS",
+    "Availability",
+    "Codec",
+    "CodecSpec",
+    "Degraded",
+    "get_codec",
+    "list_codecs",
+    "register_codec",
+]
 
 CODECS: dict[str, Codec] = {codec.spec.name: codec for codec in (JPEG, WEBP)}
 """Every codec, by the name that flags and suites use."""
@@ -25,6 +34,27 @@ def get_codec(name: str) -> Codec:
     if name not in CODECS:
         raise unknown_name("codec", name, CODECS)
     return CODECS[name]
+
+
+def register_codec(codec: Codec) -> None:
+    """Add a codec of your own, for this process.
+
+    Args:
+        codec: An object with ``spec``, ``available``, ``fingerprint`` and ``roundtrip``; see
+            :class:`~ucip_adapt.codecs.Codec`.
+
+    Raises:
+        ConfigError: If the name is taken.
+
+    Example:
+        >>> register_codec(get_codec("webp"))
+        Traceback (most recent call last):
+            ...
+        ucip_adapt.errors.ConfigError: there is a codec 'webp' already; choose another name
+    """
+    if codec.spec.name in CODECS:
+        raise ConfigError(f"there is a codec '{codec.spec.name}' already; choose another name")
+    CODECS[codec.spec.name] = codec
 
 
 def list_codecs() -> list[tuple[CodecSpec, Availability]]:
