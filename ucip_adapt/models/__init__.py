@@ -1,6 +1,11 @@
 """The UCIP network, its parts and its files."""
 
 from ucip_adapt.models.config import PRESETS, SCALE, UCIPConfig
+from ucip_adapt.models.convert import (
+    convert_state_dict,
+    load_authors_checkpoint,
+    to_authors_state_dict,
+)
 from ucip_adapt.models.prompts import DPM
 from ucip_adapt.models.sampling import deform_sample_1d
 from ucip_adapt.models.token_mixer import SPADE, OffsetLayer
@@ -18,6 +23,9 @@ __all__ = [
     "OffsetLayer",
     "UCIPConfig",
     "bicubic_x4",
+    "convert_state_dict",
     "deform_sample_1d",
+    "load_authors_checkpoint",
+    "to_authors_state_dict",
     "upscale_windows",
 ]
