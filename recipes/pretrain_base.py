@@ -32,7 +32,7 @@ from ucip_adapt.hub.folders import publish_base
 from ucip_adapt.hub.stages import previous_stages, stage_summary
 from ucip_adapt.models import UCIP, UCIPConfig
 from ucip_adapt.training.ema import EMA
-from ucip_adapt.training.guard import GuardedStep
+from ucip_adapt.training.guard import GuardedStep, check_finite
 from ucip_adapt.training.options import TrainingOptions
 from ucip_adapt.training.results import run_record
 from ucip_adapt.training.run import (
@@ -223,6 +223,7 @@ def main(cfg: Options) -> dict[str, Any]:
 
     if ema is not None:
         ema.write_back()
+    check_finite(base.named_parameters(), what="no result is written: the trained weights")
     if cfg.windows:
         window, ways = choose_window(
             base, cfg.windows, validation, settings, cache=cache_of(cfg), accelerator=accelerator

@@ -10,6 +10,7 @@ whole network, not an adapter.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,10 @@ import torch.nn.functional as F
 from ucip_adapt.config import option, run_recipe
 from ucip_adapt.evaluation import mean_psnr
 from ucip_adapt.hub.folders import publish_base, push_folder
+from ucip_adapt.hub.stages import previous_stages, stage_summary
 from ucip_adapt.models import UCIP
 from ucip_adapt.training.ema import EMA
-from ucip_adapt.training.guard import GuardedStep
+from ucip_adapt.training.guard import GuardedStep, check_finite
 from ucip_adapt.training.options import TuningOptions
 from ucip_adapt.training.results import run_record
 from ucip_adapt.training.run import (
@@ -142,6 +144,7 @@ def main(cfg: Options) -> dict[str, Any]:
 
     if ema is not None:
         ema.write_back()
+    check_finite(named, what="no result is written: the trained weights")
     rows = result.score(sets)
     clock.lap("evaluation")
     record = run_record(
@@ -154,6 +157,7 @@ def main(cfg: Options) -> dict[str, Any]:
             "base_fingerprint": base.fingerprint,
             "fingerprint": tuned.fingerprint,
             "protocol": protocol.name,
+            "stages": previous_stages(cfg.pretrained_model_name_or_path),
         },
         scores={
             "rows": [row.to_dict() for row in rows],
@@ -161,9 +165,11 @@ def main(cfg: Options) -> dict[str, Any]:
             "skipped_steps": guard.skipped,
         },
     )
+    this = stage_summary(record["config"], record["seconds"], record["environment"])
+    record["parameters"]["stages"].append(this)
     if accelerator.is_main_process:
-        result.picture(validation)
-        publish_base(tuned, cfg.output_dir, record, name=cfg.name)
+        picture = functools.partial(result.picture, validation)
+        publish_base(tuned, cfg.output_dir, record, name=cfg.name, picture=picture)
         if cfg.push_to_hub:
             push_folder(cfg.output_dir, cfg.hub_model_id, default_name=f"ucip-{cfg.codec}-full")
     accelerator.wait_for_everyone()

@@ -10,6 +10,7 @@ PEFT's own adapters at the same parameter budget, for comparison.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from ucip_adapt.evaluation import mean_psnr
 from ucip_adapt.hub.folders import publish_adapter, push_folder
 from ucip_adapt.models import UCIP
 from ucip_adapt.training.ema import EMA
-from ucip_adapt.training.guard import GuardedStep
+from ucip_adapt.training.guard import GuardedStep, check_finite
 from ucip_adapt.training.options import TuningOptions
 from ucip_adapt.training.results import run_record
 from ucip_adapt.training.run import (
@@ -184,6 +185,7 @@ def main(cfg: Options) -> dict[str, Any]:
 
     if ema is not None:
         ema.write_back()
+    check_finite(named, what="no result is written: the trained weights")
     rows = result.score(sets)
     clock.lap("evaluation")
     record = run_record(
@@ -203,8 +205,8 @@ def main(cfg: Options) -> dict[str, Any]:
         },
     )
     if accelerator.is_main_process:
-        result.picture(validation)
-        record = publish_adapter(tuned, cfg.output_dir, record)
+        picture = functools.partial(result.picture, validation)
+        record = publish_adapter(tuned, cfg.output_dir, record, picture=picture)
         if cfg.push_to_hub:
             push_folder(cfg.output_dir, cfg.hub_model_id, default_name=f"ucip-{cfg.codec}")
     accelerator.wait_for_everyone()

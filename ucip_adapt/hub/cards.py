@@ -7,10 +7,19 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from ucip_adapt.hub.stages import describe_stage
+from ucip_adapt.assets import ALIASES, shipped_bases
+from ucip_adapt.hub.stages import crops_per_step, damage_of, describe_stage
 from ucip_adapt.models.config import UCIPConfig
 
-__all__ = ["adapter_card", "base_card", "score_table", "training_images", "weights_licence"]
+__all__ = [
+    "adapter_card",
+    "base_card",
+    "licence_id",
+    "score_table",
+    "training_images",
+    "training_sets",
+    "weights_licence",
+]
 
 _LICENCES = {
     "embedded": ("CC0 1.0", "the training split of GB82 inside this package (Gianni Rosato)"),
@@ -19,59 +28,81 @@ _LICENCES = {
 }
 """Terms of the image sets that we know, by the name that ``--train_data_dir`` gives them."""
 
+_SHARE_ALIKE = {
+    "CID22": "images of the Cloudinary Image Dataset '22 (CID22) by Cloudinary,\n"
+    "  https://cloudinary.com/labs/cid22, licensed under CC BY-SA 4.0",
+    "embedded": "images of GB82 by Gianni Rosato, dedicated to the public domain (CC0 1.0)",
+}
+"""Sets that allow weights to be passed on under CC BY-SA 4.0, and the credit that is due."""
 
-def _set_name(folder: str) -> str:
-    return folder.rstrip("/").rsplit("/", 1)[-1]
+
+def training_sets(record: Mapping[str, Any]) -> list[str]:
+    """Names of all image sets behind the weights of a run, those of earlier stages first.
+
+    Args:
+        record: Results in the schema of :mod:`ucip_adapt.training.results`.
+
+    Returns:
+        As ``--train_data_dir`` named them; of a base whose own training is not known, its name.
+    """
+    config, stages = record["config"], record["parameters"].get("stages")
+    start = config.get("pretrained_model_name_or_path")
+    names = [name for stage in stages or [config] for name in stage["train_data_dir"]]
+    if stages is not None and start and len(stages) < 2:
+        names.insert(0, f"whatever the base {start} was trained on")
+    return list(dict.fromkeys(names))
 
 
-def training_images(config: Mapping[str, Any]) -> list[str]:
-    """Describe the image sets of a run, one phrase each."""
+def training_images(record: Mapping[str, Any]) -> list[str]:
+    """Describe the image sets behind the weights of a run, one phrase each."""
     phrases = []
-    for folder in config["train_data_dir"]:
-        known = _LICENCES.get(_set_name(folder))
-        phrases.append(f"{known[1]}, {known[0]}" if known else f"images of the user's '{folder}'")
+    for name in training_sets(record):
+        known = _LICENCES.get(name)
+        own = name if name.startswith("whatever") else f"images of the user's '{name}'"
+        phrases.append(f"{known[1]}, {known[0]}" if known else own)
     return phrases
 
 
-def weights_licence(config: Mapping[str, Any]) -> str:
+def weights_licence(record: Mapping[str, Any]) -> str:
     """Text of the LICENSE file beside weights; it follows the images that they were trained on."""
-    names = {_set_name(folder) for folder in config["train_data_dir"]}
-    if names <= {"embedded", "CID22"}:
-        credit = (
-            "They were trained on images of the Cloudinary Image Dataset '22 (CID22) by\n"
-            "Cloudinary, https://cloudinary.com/labs/cid22, which is licensed under CC BY-SA 4.0,\n"
-            if "CID22" in names
-            else "They were trained on images "
-        )
+    names = training_sets(record)
+    if not set(names) <= set(_SHARE_ALIKE):
+        unknown = [name for name in names if name not in _SHARE_ALIKE]
         return (
-            "These weights are licensed under the Creative Commons Attribution-ShareAlike 4.0\n"
-            "International licence (CC BY-SA 4.0):\n"
-            "https://creativecommons.org/licenses/by-sa/4.0/legalcode\n\n"
-            f"{credit}"
-            "and on images of GB82 by Gianni Rosato, dedicated to the public domain (CC0 1.0).\n\n"
-            "Credit: the ucip-adapt authors"
-            f"{'; Cloudinary (CID22)' if 'CID22' in names else ''}.\n"
-            f"{_inherited(config)}"
-            "The code of ucip_adapt is licensed separately, under Apache-2.0.\n"
+            "These weights were trained on images whose terms this program does not know or that\n"
+            f"are for research only: {', '.join(unknown)}.\n"
+            "They are for experiments; settle the terms of the images before you pass them on.\n"
         )
+    credit = "".join(f"- {text}\n" for name, text in _SHARE_ALIKE.items() if name in names)
+    start = record["config"].get("pretrained_model_name_or_path")
+    inherited = (
+        f"They were made from the base {_released(start)}, whose licence and credits apply as well."
+        "\n\n"
+    )
     return (
-        "These weights were trained on images whose terms this program does not know or that are\n"
-        f"for research only: {', '.join(sorted(names))}.\n"
-        "They are for experiments; settle the terms of the images before you pass them on.\n"
+        "These weights are licensed under the Creative Commons Attribution-ShareAlike 4.0\n"
+        "International licence (CC BY-SA 4.0):\n"
+        "https://creativecommons.org/licenses/by-sa/4.0/legalcode\n\n"
+        f"They were trained on\n{credit}\n"
+        f"{inherited if start else ''}"
+        f"Credit: the ucip-adapt authors{'; Cloudinary (CID22)' if 'CID22' in names else ''}.\n"
+        "The code of ucip_adapt is licensed separately, under Apache-2.0.\n"
     )
 
 
-def _inherited(config: Mapping[str, Any]) -> str:
-    start = config.get("pretrained_model_name_or_path")
-    if not start:
-        return ""
-    return f"They were made from the base {start}, whose licence and credits apply as well.\n"
-
-
-def licence_id(config: Mapping[str, Any]) -> str:
+def licence_id(record: Mapping[str, Any]) -> str:
     """Licence identifier for a card's metadata."""
-    names = {_set_name(folder) for folder in config["train_data_dir"]}
-    return "cc-by-sa-4.0" if names <= {"embedded", "CID22"} else "other"
+    return "cc-by-sa-4.0" if set(training_sets(record)) <= set(_SHARE_ALIKE) else "other"
+
+
+def _released(name: str) -> str:
+    """The base's name with its version, which does not move on to the next base."""
+    return ALIASES.get(name, name)
+
+
+def _can_be_fetched(name: str) -> bool:
+    """Whether a base has a name that means the same everywhere: shipped, or on the Hub."""
+    return name in shipped_bases() or (name.count("/") == 1 and not name.startswith("."))
 
 
 def score_table(rows: Sequence[Mapping[str, Any]], *, protocol: str, reference: str) -> str:
@@ -100,50 +131,50 @@ def score_table(rows: Sequence[Mapping[str, Any]], *, protocol: str, reference: 
 
 
 def base_card(name: str, config: UCIPConfig, record: Mapping[str, Any]) -> str:
-    """Card of a base network.
+    """Card of a whole network: a base, or one that was tuned as a whole.
 
     Args:
-        name: The base's name.
+        name: The network's name.
         config: Its architecture.
         record: Its results.
     """
-    options = record["config"]
+    options, tuned = record["config"], record["kind"] == "tune_full"
     data = ModelCardData(
-        license=licence_id(options),
+        license=licence_id(record),
         library_name="ucip_adapt",
         pipeline_tag="image-to-image",
-        tags=["ucip", "compressed-image-super-resolution", "base"],
+        tags=["ucip", "compressed-image-super-resolution", "tuned" if tuned else "base"],
         metrics=["psnr", "ssim"],
     )
     inference = (
         "whole images"
         if config.window is None
-        else (f"overlapping windows of {config.window} LQ pixels, blended")
+        else f"overlapping windows of {config.window} LQ pixels, blended"
     )
     start = options["pretrained_model_name_or_path"]
     design = f'prompt "{config.prompt}", {config.num_prompts} basic prompts'
     size = f"{config.num_blocks} PTMBs x {config.num_layers} PTMMs, {config.embed_dim} channels"
     stages = "\n".join(f"1. {describe_stage(s)}" for s in record["parameters"].get("stages", []))
-    images = "\n".join(f"- {phrase}" for phrase in training_images(options))
+    images = "\n".join(f"- {phrase}" for phrase in training_images(record))
     return f"""---
 {data.to_yaml()}
 ---
 
 # {name}
 
-A UCIP network for compressed image super-resolution (x4), made by
-[`recipes/pretrain_base.py`](https://arxiv.org/abs/2407.13108) of ucip_adapt, an independent
-implementation of "UCIP: A Universal Framework for Compressed Image Super-Resolution using Dynamic
-Prompt" (Li et al., ECCV 2024). A codec that it has not seen is learnt by a prompt adapter.
+A UCIP network for compressed image super-resolution (x4), made by `recipes/{record["kind"]}.py` of
+ucip_adapt, an independent implementation of "UCIP: A Universal Framework for Compressed Image
+Super-Resolution using Dynamic Prompt" ([Li et al., ECCV 2024](https://arxiv.org/abs/2407.13108)).
+A codec that it has not seen is learnt by a prompt adapter.
 
 | | |
 |---|---|
 | architecture | {size}, {design} |
 | parameters | {record["parameters"]["total"]:,} |
 | fingerprint | `{record["parameters"]["fingerprint"]}` |
-| damage seen | {", ".join(options["settings"])} |
-| started from | {start or "random weights"} |
-| applied to | {inference} (chosen on validation images) |
+| damage seen | {", ".join(damage_of(options))} |
+| started from | {_released(start) if start else "random weights"} |
+| applied to | {inference} |
 | command | `{record["command"]}` |
 
 ## Training
@@ -154,12 +185,7 @@ Images:
 
 {images}
 
-## Scores
-
-Mean PSNR in dB / SSIM, protocol y-c4, on validation images that were not trained on; "whole" is the
-whole image at once, "base" the way above.
-
-{score_table(record["scores"]["rows"], protocol="y-c4", reference="bicubic")}
+{_tuned_scores(record) if tuned else _base_scores(record)}
 
 ## Use
 
@@ -167,10 +193,32 @@ whole image at once, "base" the way above.
 import torch
 from ucip_adapt import UCIP
 
-base = UCIP.from_pretrained("{name}")
-sr = base.upscale(torch.rand(1, 3, 48, 64))  # (1, 3, 192, 256)
+network = UCIP.from_pretrained("{"path/to/this/folder" if tuned else name}")
+sr = network.upscale(torch.rand(1, 3, 48, 64))  # (1, 3, 192, 256)
 ```
 """
+
+
+def _base_scores(record: Mapping[str, Any]) -> str:
+    return f"""## Scores
+
+Mean PSNR in dB / SSIM, protocol y-c4, on validation images that were not trained on, on which the
+way of applying it was chosen; "whole" is the whole image at once, "base" the way above.
+
+{score_table(record["scores"]["rows"], protocol="y-c4", reference="bicubic")}"""
+
+
+def _tuned_scores(record: Mapping[str, Any]) -> str:
+    rows = record["scores"]["rows"]
+    sets = ", ".join(dict.fromkeys(row["dataset"] for row in rows))
+    return f"""## Scores
+
+Row {record["parameters"]["protocol"]}. Mean PSNR in dB / SSIM, protocol y-c4, on {sets}; "base" is
+the network before tuning, "full" after it.
+
+{score_table(rows, protocol="y-c4", reference="base")}
+
+![input, bicubic, base, tuned, truth](before_after.png)"""
 
 
 def adapter_card(record: Mapping[str, Any]) -> str:
@@ -180,23 +228,31 @@ def adapter_card(record: Mapping[str, Any]) -> str:
         record: Its results, with ``adapter_bytes``.
     """
     options, parameters, about = record["config"], record["parameters"], record["environment"]
-    codec = options["codec"]
-    prompts = options["peft_method"] == "prompts"
-    trained = options["trainable"] if prompts else options["peft_method"]
+    codec, method = options["codec"], options["peft_method"]
+    prompts = method == "prompts"
+    name, patch = _released(options["pretrained_model_name_or_path"]), options["patch_size"]
     data = ModelCardData(
-        license=licence_id(options),
+        license=licence_id(record),
         library_name="peft",
-        base_model=options["pretrained_model_name_or_path"],
+        # The Hub refuses a card that names anything but a repository here.
+        base_model=name if _can_be_fetched(name) else None,
+        base_model_relation="adapter" if _can_be_fetched(name) else None,
         pipeline_tag="image-to-image",
         tags=["ucip", "compressed-image-super-resolution", f"codec:{codec}", "adapter"],
         metrics=["psnr", "ssim"],
-        base_model_relation="adapter",
     )
     rows = record["scores"]["rows"]
-    images = "\n".join(f"- {phrase}" for phrase in training_images(options))
+    images = "\n".join(f"- {phrase}" for phrase in training_images(record))
     sets = ", ".join(dict.fromkeys(row["dataset"] for row in rows))
-    name, patch = options["pretrained_model_name_or_path"], options["patch_size"]
-    crops = f"{options['train_batch_size']} crops of {patch} x {patch} LQ pixels"
+    trained = options["trainable"] if prompts else method
+    change = (
+        f"replaces {parameters['trained']:,} of {parameters['total']:,} parameters"
+        if prompts
+        else f"adds {parameters['trained']:,} parameters to {parameters['total']:,}"
+    )
+    row = f"row {parameters['protocol']} of Table 3"
+    protocol = row if prompts else f"PEFT's {method}, beside {row}"
+    crops = f"{crops_per_step(options, about)} crops of {patch} x {patch} LQ pixels"
     time = f"{record['seconds']['training']:.0f} s of training steps"
     hardware = f"{about['gpu'] or about['cpu']}, {about['torch_threads']} threads"
     return f"""---
@@ -206,7 +262,7 @@ def adapter_card(record: Mapping[str, Any]) -> str:
 # UCIP adapter for {codec}
 
 Adapts the base `{name}` to {codec}-compressed images. It
-replaces {parameters["trained"]:,} of {parameters["total"]:,} parameters.
+{change}.
 
 | | |
 |---|---|
@@ -214,7 +270,7 @@ replaces {parameters["trained"]:,} of {parameters["total"]:,} parameters.
 | codec and qualities | {codec}: {", ".join(map(str, options["qualities"]))} |
 | trained | {trained}, blocks {options["trainable_blocks"]}: {parameters["trained"]:,} parameters |
 | file | {parameters["adapter_bytes"]:,} bytes |
-| protocol | row {parameters["protocol"]} of Table 3 |
+| protocol | {protocol} |
 | steps | {options["max_train_steps"]} of {crops}, rate {options["learning_rate"]:g} |
 | time and hardware | {time} on {hardware} |
 | command | `{record["command"]}` |
@@ -234,10 +290,23 @@ Mean PSNR in dB / SSIM, protocol y-c4, on {sets}.
 ## Use
 
 ```python
-import torch
-import ucip_adapt  # registers the adapter's PEFT type
-
-model = ucip_adapt.load_prompt_adapter("path/to/this/folder")
+{_adapter_use(name, prompts=prompts)}
 sr = model.get_base_model().upscale(torch.rand(1, 3, 48, 64))  # (1, 3, 192, 256)
 ```
 """
+
+
+def _adapter_use(base: str, *, prompts: bool) -> str:
+    known = _can_be_fetched(base)
+    load_base = f'UCIP.from_pretrained("{base if known else "path/to/the/base"}")'
+    if not prompts:
+        return f"""import torch
+from peft import PeftModel
+from ucip_adapt import UCIP
+
+model = PeftModel.from_pretrained({load_base}, "path/to/this/folder").eval()"""
+    second = "" if known else f", {load_base}"
+    return f"""import torch
+from ucip_adapt import {"" if known else "UCIP, "}load_prompt_adapter
+
+model = load_prompt_adapter("path/to/this/folder"{second})"""

@@ -4,70 +4,128 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from peft import PeftModel
+from safetensors import SafetensorError
 
-from ucip_adapt.errors import UcipError
+from ucip_adapt.errors import AdapterError, DataError, UcipError
 from ucip_adapt.hub.cards import adapter_card, base_card, weights_licence
 from ucip_adapt.models import UCIP
 from ucip_adapt.training.atomic import write_atomically
 from ucip_adapt.training.results import write_results
+from ucip_adapt.tuning import DynamicPromptConfig, save_prompt_adapter
 
-__all__ = ["HubError", "publish_adapter", "publish_base", "push_folder"]
+__all__ = ["PICTURE", "HubError", "PublishError", "publish_adapter", "publish_base", "push_folder"]
+
+PICTURE = "before_after.png"
+"""Name of the before-and-after picture, which cards show."""
 
 
 class HubError(UcipError):
     """The Hub refused an upload or could not be reached; the local folder is complete."""
 
 
-def publish_base(base: UCIP, folder: Path, record: Mapping[str, Any], *, name: str) -> None:
+class PublishError(UcipError):
+    """A run's result could not be written; what was in its folder before is as it was."""
+
+
+def publish_base(
+    base: UCIP,
+    folder: Path,
+    record: Mapping[str, Any],
+    *,
+    name: str,
+    picture: Callable[[Path], None] | None = None,
+) -> None:
     """Write a base with its card, licence and results.
 
     Args:
         base: The network.
-        folder: Output folder; files of an earlier run are replaced one by one.
+        folder: Output folder; files of an earlier run are replaced once all new ones are written.
         record: Results in the schema of :mod:`ucip_adapt.training.results`.
         name: The base's name.
+        picture: Writes the before-and-after picture to the path given.
+
+    Raises:
+        PublishError: If the files cannot be written (full disk); older ones are as they were.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "README.md", base_card(name, base.config, record).encode())
-    write_atomically(folder / "LICENSE", weights_licence(record["config"]).encode())
-    base.save_pretrained(folder)
-    files = _digests(folder, ["model.safetensors", "config.json", "before_after.png"])
-    write_results(folder / "results.json", {**record, "files": files})
+    with _staged(folder) as stage:
+        if picture is not None:
+            picture(stage / PICTURE)
+        # Before the weights: the Hub mixin writes a card of its own where there is none.
+        write_atomically(stage / "README.md", base_card(name, base.config, record).encode())
+        write_atomically(stage / "LICENSE", weights_licence(record).encode())
+        base.save_pretrained(stage)
+        files = _digests(stage, ["model.safetensors", "config.json", PICTURE])
+        write_results(stage / "results.json", {**record, "files": files})
 
 
-def publish_adapter(adapter: PeftModel, folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+def publish_adapter(
+    adapter: PeftModel,
+    folder: Path,
+    record: Mapping[str, Any],
+    *,
+    picture: Callable[[Path], None] | None = None,
+) -> dict[str, Any]:
     """Write an adapter in PEFT's layout, with its card, licence and results.
 
     Args:
         adapter: The wrapped base; its active adapter is written.
-        folder: Output folder.
+        folder: Output folder; files of an earlier run are replaced once all new ones are written.
         record: Results in the schema of :mod:`ucip_adapt.training.results`.
+        picture: Writes the before-and-after picture to the path given.
 
     Returns:
         The results as written: the record with the size and checksums of the files.
+
+    Raises:
+        PublishError: If the files cannot be written (full disk); older ones are as they were.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     config = adapter.peft_config[adapter.active_adapter]
-    if hasattr(config, "metrics"):
-        config.metrics = _summary(record)
-    adapter.save_pretrained(str(folder))
-    weights = folder / "adapter_model.safetensors"
-    complete = {
-        **record,
-        "parameters": {**record["parameters"], "adapter_bytes": weights.stat().st_size},
-        "files": _digests(folder, [weights.name, "adapter_config.json", "before_after.png"]),
-    }
-    write_atomically(folder / "README.md", adapter_card(complete).encode())
-    write_atomically(folder / "LICENSE", weights_licence(record["config"]).encode())
-    write_results(folder / "results.json", complete)
+    with _staged(folder) as stage:
+        if picture is not None:
+            picture(stage / PICTURE)
+        if isinstance(config, DynamicPromptConfig):
+            config.metrics = _summary(record)
+            save_prompt_adapter(adapter, stage, adapter_name=adapter.active_adapter)
+        else:
+            adapter.save_pretrained(str(stage), save_embedding_layers=False)
+        weights = stage / "adapter_model.safetensors"
+        complete = {
+            **record,
+            "parameters": {**record["parameters"], "adapter_bytes": weights.stat().st_size},
+            "files": _digests(stage, [weights.name, "adapter_config.json", PICTURE]),
+        }
+        write_atomically(stage / "README.md", adapter_card(complete).encode())
+        write_atomically(stage / "LICENSE", weights_licence(record).encode())
+        write_results(stage / "results.json", complete)
     return complete
+
+
+@contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """A folder to write to; what is in it replaces the real files once all of it is there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder, prefix=".tmp-") as stage:
+            yield Path(stage)
+            for path in Path(stage).iterdir():
+                path.replace(folder / path.name)
+    except (OSError, SafetensorError, AdapterError, DataError) as error:
+        raise PublishError(
+            f"cannot write the result to {folder}: {error}. What was there before is unchanged: "
+            "make room or choose another --output_dir, and go on with --resume_from_checkpoint "
+            "latest if the run has checkpoints"
+        ) from error
 
 
 def _summary(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,7 +138,10 @@ def _summary(record: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "protocol": "y-c4",
         "psnr_db": {
-            dataset: {name: round(sum(v) / len(v), 3) for name, v in methods.items()}
+            # JSON has no infinity, which is what two equal images score.
+            dataset: {
+                n: round(m, 3) if isfinite(m := fmean(v)) else None for n, v in methods.items()
+            }
             for dataset, methods in sums.items()
         },
     }

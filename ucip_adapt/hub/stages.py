@@ -6,18 +6,44 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ucip_adapt.assets import shipped_base_folder
 from ucip_adapt.training.results import read_results
 
-__all__ = ["describe_stage", "previous_stages", "stage_summary"]
+__all__ = ["crops_per_step", "damage_of", "describe_stage", "previous_stages", "stage_summary"]
+
+
+def crops_per_step(config: Mapping[str, Any], environment: Mapping[str, Any]) -> int:
+    """Effective batch of a run: over all processes and micro-batches.
+
+    Example:
+        >>> crops_per_step({"train_batch_size": 4, "gradient_accumulation_steps": 2}, {})
+        8
+    """
+    batch: int = config["train_batch_size"] * config["gradient_accumulation_steps"]
+    return batch * int(environment.get("processes", 1))
+
+
+def damage_of(config: Mapping[str, Any]) -> list[str]:
+    """Codecs and qualities that a run trained on, each ``codec:quality``.
+
+    Example:
+        >>> damage_of({"codec": "webp", "qualities": [10, 40]})
+        ['webp:10', 'webp:40']
+    """
+    if "settings" in config:
+        return list(config["settings"])
+    return [f"{config['codec']}:{quality}" for quality in config["qualities"]]
 
 
 def stage_summary(
     config: Mapping[str, Any], seconds: Mapping[str, float], environment: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The figures of one stage, from the parts of a results file."""
-    names = ("train_data_dir", "settings", "max_train_steps", "train_batch_size", "patch_size")
+    names = ("train_data_dir", "max_train_steps", "train_batch_size", "patch_size")
     return {
         **{name: config[name] for name in (*names, "learning_rate", "ema_decay", "seed")},
+        "settings": damage_of(config),
+        "crops_per_step": crops_per_step(config, environment),
         "training_seconds": seconds["training"],
         "hardware": environment["gpu"] or f"{environment['cpu']}, {environment['cpu_cores']} cores",
         "threads": environment["torch_threads"],
@@ -28,11 +54,15 @@ def previous_stages(start: str | None) -> list[dict[str, Any]]:
     """Stages behind the base that a run starts from; none for random weights or unknown bases.
 
     Args:
-        start: The base's name; its stages are known if it is a folder with a ``results.json``.
+        start: The base's name; its stages are known if it is shipped, or a folder with a
+            ``results.json``.
     """
-    if start is None or not (Path(start) / "results.json").is_file():
+    if start is None:
         return []
-    record = read_results(Path(start) / "results.json")
+    path = (shipped_base_folder(start) or Path(start)) / "results.json"
+    if not path.is_file():
+        return []
+    record = read_results(path)
     stages: list[dict[str, Any]] | None = record["parameters"].get("stages")
     return stages or [stage_summary(record["config"], record["seconds"], record["environment"])]
 
@@ -40,8 +70,9 @@ def previous_stages(start: str | None) -> list[dict[str, Any]]:
 def describe_stage(stage: Mapping[str, Any]) -> str:
     """One line of a card."""
     rate = stage["learning_rate"]
+    crops = stage.get("crops_per_step", stage["train_batch_size"])
     return (
-        f"{stage['max_train_steps']:,} steps of {stage['train_batch_size']} crops of "
+        f"{stage['max_train_steps']:,} steps of {crops} crops of "
         f"{stage['patch_size']} x {stage['patch_size']} LQ pixels"
         f"{f', rate {rate:g}' if rate else ''}: {stage['training_seconds'] / 3600:.2f} h on "
         f"{stage['hardware']}, {stage['threads']} threads"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def tuning_settings(cfg: TuningOptions) -> list[Setting]:
 def load_sets(cfg: TuningOptions) -> tuple[EvalSet, list[EvalSet]]:
     """The validation set and the sets to be measured on, loaded before the training starts."""
     root = data_root(cfg.data)
-    sets = {name: load_eval_set(name, root) for name in cfg.evaluate_on}
+    sets = {name: load_eval_set(name, root, limit=cfg.max_eval_images) for name in cfg.evaluate_on}
     validation = sets.get(cfg.validation_data_dir)
     return validation or load_eval_set(cfg.validation_data_dir, root), list(sets.values())
 
@@ -64,7 +65,7 @@ def describe(
 ) -> None:
     """Print what a run is going to do: data, model, what is trained, steps."""
     batch = cfg.train_batch_size * accelerator.num_processes * cfg.gradient_accumulation_steps
-    total = base.num_parameters()
+    total = sum(tensor.numel() for tensor in base.base_tensors().values())
     say(
         accelerator,
         f"images     {len(training_paths(cfg))} from {', '.join(cfg.train_data_dir)}",
@@ -142,12 +143,11 @@ class Adaptation:
         )
         return {"val_psnr_db": mean_psnr(rows, self.label)}
 
-    def picture(self, validation: EvalSet) -> None:
-        """Write ``before_after.png``: the first validation image at the lowest quality."""
+    def picture(self, validation: EvalSet, path: Path) -> None:
+        """Write a picture of all methods: the first validation image at the lowest quality."""
         image, setting = validation.images[0], self.settings[0]
         lq = compress_lr(image.lr, setting, cache_of(self.cfg))
         methods: Mapping[str, Upscale] = self.methods()
-        path = self.cfg.output_dir / "before_after.png"
         comparison_picture(path, image, lq, methods, title=f"input\n{setting}")
 
     def gain_line(self, rows: Sequence[ScoreRow]) -> str:
