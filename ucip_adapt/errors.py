@@ -28,7 +28,16 @@ __all__ = [
 
 
 class UcipError(Exception):
-    """Base class: something that a user can understand and mend."""
+    """Base class: something that a user can understand and mend.
+
+    Example:
+        >>> from ucip_adapt import get_codec
+        >>> try:
+        ...     get_codec("wepb")
+        ... except UcipError as error:
+        ...     print(str(error).partition(" Known")[0])
+        unknown codec 'wepb'; did you mean 'webp'?
+    """
 
 
 class ConfigError(UcipError, ValueError):

@@ -52,6 +52,10 @@ class ScoreRow:
         psnr_db: Mean PSNR over images, in dB.
         ssim: Mean SSIM over images.
         images: Number of images.
+
+    Example:
+        >>> ScoreRow("base", "Set5", "webp", 10, "y-c4", 25.12346, 0.7, 5).to_dict()["psnr_db"]
+        25.1235
     """
 
     method: str
@@ -70,7 +74,18 @@ class ScoreRow:
 
 
 def bicubic(lq: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The baseline of every gain: Pillow's bicubic x4."""
+    """The baseline of every gain: Pillow's bicubic x4.
+
+    Args:
+        lq: ``H x W x 3`` uint8.
+
+    Returns:
+        ``4H x 4W x 3`` uint8.
+
+    Example:
+        >>> bicubic(np.full((2, 3, 3), 7, np.uint8)).shape
+        (8, 12, 3)
+    """
     return bicubic_up4(lq)
 
 
@@ -86,6 +101,16 @@ def network_upscaler(
         upscale: The bound method.
         device: Where the network is.
         window: As in :meth:`UCIP.upscale`.
+
+    Returns:
+        A function for :func:`evaluate_sets`, from ``H x W x 3`` uint8 to ``4H x 4W x 3`` uint8.
+
+    Example:
+        >>> from ucip_adapt import UCIPConfig
+        >>> base = UCIP(UCIPConfig.preset("nano")).eval()
+        >>> upscale = network_upscaler(base.upscale, torch.device("cpu"))
+        >>> upscale(np.zeros((8, 10, 3), np.uint8)).shape
+        (32, 40, 3)
     """
 
     def run(lq: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -126,6 +151,23 @@ def evaluate_sets(
             protocol is named twice: their scores would run into one row.
         UnknownNameError: If a codec or a protocol is unknown.
         CodecError: If a codec is not available.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ucip_adapt import load_eval_set, parse_settings
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     rows = evaluate_sets(
+        ...         {"bicubic": bicubic_up4},
+        ...         [load_eval_set("GB82-val", limit=1)],
+        ...         parse_settings("webp", (10, 40)),
+        ...         ["y-c4"],
+        ...         cache=ArrayCache(Path(folder)),
+        ...     )
+        >>> [(row.method, row.dataset, row.quality, row.images) for row in rows]
+        [('bicubic', 'GB82-val', 10, 1), ('bicubic', 'GB82-val', 40, 1)]
+        >>> rows[0].psnr_db < rows[1].psnr_db
+        True
     """
     _check_names("method", methods)
     _check_names("image set", [image_set.name for image_set in sets])
@@ -230,6 +272,23 @@ def choose_window(
 
     Returns:
         The best side (None: the whole image), and the mean PSNR (y-c4) of each way in dB.
+
+    Raises:
+        ConfigError: If a window or a setting is named twice, or there is no setting.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ucip_adapt import UCIPConfig
+        >>> gt = np.zeros((64, 64, 3), np.uint8)
+        >>> black = EvalSet("black", (EvalImage("a", gt, gt[::4, ::4]),), "stored")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     side, scores = choose_window(
+        ...         UCIP(UCIPConfig.preset("nano")), [8], black, [Setting("webp", 10)],
+        ...         cache=ArrayCache(Path(folder)),
+        ...     )
+        >>> list(scores)
+        ['whole', 'window 8']
     """
     device = next(network.parameters()).device
     sides: dict[str, int | None] = {"whole": None} | {f"window {side}": side for side in windows}
@@ -244,10 +303,23 @@ def choose_window(
 
 
 def mean_psnr(rows: Iterable[ScoreRow], method: str, protocol: str = "y-c4") -> float:
-    """Mean PSNR of a method over all its cells under a protocol, in dB.
+    """Mean PSNR of a method over all its cells under a protocol.
+
+    Args:
+        rows: Scores.
+        method: The method.
+        protocol: Protocol id.
+
+    Returns:
+        The mean of the cells' means, in dB; cells count alike, whatever number of images they have.
 
     Raises:
         ConfigError: If there is no such cell.
+
+    Example:
+        >>> rows = [ScoreRow("base", "Set5", "webp", q, "y-c4", 20.0 + q, 0.7, 5) for q in (1, 2)]
+        >>> mean_psnr(rows, "base")
+        21.5
     """
     values = [r.psnr_db for r in rows if r.method == method and r.protocol == protocol]
     if not values:
@@ -263,10 +335,14 @@ def summarise(rows: Sequence[ScoreRow], *, protocol: str = "y-c4", reference: st
         protocol: The protocol to show; it is printed above the table.
         reference: The method that gains are counted from.
 
+    Returns:
+        Lines of text; the columns are the methods, the reference first.
+
     Raises:
         ConfigError: If the reference has no scores under the protocol.
 
     Example:
+        >>> from ucip_adapt.evaluation import ScoreRow
         >>> rows = [ScoreRow(m, "Set5", "webp", 10, "y-c4", p, 0.7, 5)
         ...         for m, p in (("bicubic", 25.0), ("base", 25.5))]
         >>> print(summarise(rows, reference="bicubic"))

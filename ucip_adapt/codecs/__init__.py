@@ -24,6 +24,13 @@ CODECS: dict[str, Codec] = {codec.spec.name: codec for codec in (JPEG, WEBP)}
 def get_codec(name: str) -> Codec:
     """Find a codec.
 
+    Args:
+        name: One of :data:`CODECS`; ``ucip-adapt codecs`` lists them.
+
+    Returns:
+        The codec, whether it works on this machine or not; ``roundtrip(image, quality)`` encodes
+        and decodes an ``H x W x 3`` uint8 image.
+
     Raises:
         UnknownNameError: With the names there are.
 
@@ -59,6 +66,9 @@ def register_codec(codec: Codec) -> None:
 
 def list_codecs() -> list[tuple[CodecSpec, Availability]]:
     """Every codec with its availability on this machine, in the table's order.
+
+    Returns:
+        Pairs of what is known of a codec without its library, and whether it works here.
 
     Example:
         >>> [spec.name for spec, availability in list_codecs() if availability.ok]

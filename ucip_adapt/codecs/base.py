@@ -27,6 +27,12 @@ class CodecSpec:
         quality_range: Smallest and largest value that the codec takes.
         extra: pip extra that brings the library; None if Pillow suffices.
         faithful: True only for the paper's own codec, False for a stand-in.
+
+    Example:
+        >>> CodecSpec("webp", "webp", "quality", (10, 40), (0, 100)).check_quality(101)
+        Traceback (most recent call last):
+        ...
+        ucip_adapt.errors.ConfigError: webp takes quality 0 to 100, not 101
     """
 
     name: str
@@ -39,6 +45,9 @@ class CodecSpec:
 
     def check_quality(self, quality: int) -> int:
         """Return ``quality`` if the codec takes it.
+
+        Args:
+            quality: Value of the codec's own knob.
 
         Raises:
             ConfigError: If it is out of range.
@@ -58,6 +67,10 @@ class Availability:
         version: Library version where known.
         reason: Why not.
         install: The line that would install it.
+
+    Example:
+        >>> Availability(ok=True, version="12.0").ok
+        True
     """
 
     ok: bool
@@ -73,6 +86,10 @@ class Degraded:
     Attributes:
         pixels: Decoded image, ``H x W x 3`` uint8, the size of the input.
         num_bytes: Length of the whole bitstream, headers included.
+
+    Example:
+        >>> Degraded(np.zeros((8, 16, 3), np.uint8), num_bytes=64).bpp
+        4.0
     """
 
     pixels: NDArray[np.uint8]
@@ -86,7 +103,14 @@ class Degraded:
 
 
 class Codec(Protocol):
-    """A codec with pinned parameters."""
+    """A codec with pinned parameters.
+
+    Example:
+        >>> from ucip_adapt import get_codec
+        >>> codec: Codec = get_codec("jpeg")
+        >>> codec.roundtrip(np.zeros((8, 8, 3), np.uint8), 10).pixels.shape
+        (8, 8, 3)
+    """
 
     @property
     def spec(self) -> CodecSpec:
@@ -104,6 +128,10 @@ class Codec(Protocol):
     def roundtrip(self, rgb: NDArray[np.uint8], quality: int) -> Degraded:
         """Encode and decode an ``H x W x 3`` uint8 image.
 
+        Args:
+            rgb: The image.
+            quality: Value of the codec's own knob.
+
         Raises:
             CodecError: If the image cannot be coded.
             ConfigError: If the quality is out of range.
@@ -114,8 +142,18 @@ class Codec(Protocol):
 def check_rgb(rgb: NDArray[np.uint8], codec: str) -> None:
     """Refuse what is not an 8-bit RGB image, rather than convert it silently.
 
+    Args:
+        rgb: The image, ``H x W x 3`` uint8.
+        codec: Name of the codec, for the message.
+
     Raises:
         CodecError: With the shape and type found.
+
+    Example:
+        >>> check_rgb(np.zeros((8, 8), np.uint8), "jpeg")
+        Traceback (most recent call last):
+        ...
+        ucip_adapt.errors.CodecError: jpeg codes H x W x 3 uint8 images, got uint8 of shape (8, 8)
     """
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
         raise CodecError(
@@ -124,5 +162,16 @@ def check_rgb(rgb: NDArray[np.uint8], codec: str) -> None:
 
 
 def fingerprint_digest(fingerprint: dict[str, Any]) -> str:
-    """Short hash of a codec's fingerprint, for cache keys and manifests."""
+    """Short hash of a codec's fingerprint, for cache keys and manifests.
+
+    Args:
+        fingerprint: What :meth:`Codec.fingerprint` gives; JSON-able.
+
+    Returns:
+        16 hexadecimal digits; the order of the keys does not matter.
+
+    Example:
+        >>> fingerprint_digest({"a": 1, "b": 2}) == fingerprint_digest({"b": 2, "a": 1})
+        True
+    """
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]

@@ -27,6 +27,13 @@ class PillowCodec:
         feature: Name under which ``PIL.features`` knows the library.
         options: Save options besides the quality.
         largest_side: The format's own limit on width and height, in pixels.
+
+    Example:
+        >>> flat = np.full((16, 16, 3), 100, np.uint8)
+        >>> JPEG.roundtrip(flat, 40).pixels.shape
+        (16, 16, 3)
+        >>> WEBP.roundtrip(flat, 10).num_bytes < flat.size
+        True
     """
 
     spec: CodecSpec
@@ -61,7 +68,16 @@ class PillowCodec:
         }
 
     def roundtrip(self, rgb: NDArray[np.uint8], quality: int) -> Degraded:
-        """Encode and decode an ``H x W x 3`` uint8 image at a quality from the spec's range."""
+        """Encode and decode an ``H x W x 3`` uint8 image at a quality from the spec's range.
+
+        Args:
+            rgb: The image.
+            quality: Pillow's ``quality``, higher is better.
+
+        Raises:
+            CodecError: If it is not an RGB image, is too large for the format, or cannot be coded.
+            ConfigError: If the quality is out of range.
+        """
         self.spec.check_quality(quality)
         check_rgb(rgb, self.spec.name)
         if max(rgb.shape[:2]) > self.largest_side:

@@ -34,6 +34,11 @@ class EvalImage:
         name: File name without suffix.
         gt: Truth, ``4H x 4W x 3`` uint8.
         lr: Reduced image, ``H x W x 3`` uint8.
+
+    Example:
+        >>> gt = np.zeros((32, 48, 3), np.uint8)
+        >>> EvalImage("black", gt, bicubic_down4(gt)).lr.shape
+        (8, 12, 3)
     """
 
     name: str
@@ -50,6 +55,10 @@ class EvalSet:
         images: In the order of file names.
         lr_source: Where the reduced images come from: ``"stored"``, or the edge rule that made
             them.
+
+    Example:
+        >>> load_eval_set("GB82-val", limit=1).lr_source
+        'symmetric'
     """
 
     name: str
@@ -60,8 +69,20 @@ class EvalSet:
 def data_root(option: Path | None = None) -> Path | None:
     """The folder with the benchmark sets: the option, else ``UCIP_DATA``, else None.
 
+    Args:
+        option: What ``--data`` said.
+
+    Returns:
+        The folder, or None where neither names one.
+
     Raises:
         DataError: If the folder named does not exist.
+
+    Example:
+        >>> data_root(Path("no/such/folder"))
+        Traceback (most recent call last):
+        ...
+        ucip_adapt.errors.DataError: data root 'no/such/folder' is not a folder (--data, UCIP_DATA)
     """
     name = option or os.environ.get("UCIP_DATA")
     if not name:
@@ -82,10 +103,18 @@ def load_eval_set(name: str, root: Path | None = None, *, limit: int | None = No
         root: Data root, see :func:`data_root`.
         limit: Take only the first so many images.
 
+    Returns:
+        The images in memory, not yet compressed: truths and their quarters.
+
     Raises:
         DataError: If the set or the folder is not there, is empty, or an image cannot be used; the
             message names it.
         ConfigError: If ``limit`` is under 1.
+
+    Example:
+        >>> image = load_eval_set("GB82-val", limit=1).images[0]
+        >>> image.gt.shape[0] == 4 * image.lr.shape[0]
+        True
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit={limit}: a set needs at least 1 image")

@@ -27,6 +27,13 @@ _FRAME = 16
 def modcrop(image: NDArray[np.uint8], scale: int = 4) -> NDArray[np.uint8]:
     """Keep the top-left part whose sides are multiples of ``scale``.
 
+    Args:
+        image: ``H x W x 3`` uint8.
+        scale: What both sides are to be divisible by.
+
+    Returns:
+        A view of the image; empty if a side is shorter than ``scale``.
+
     Example:
         >>> modcrop(np.zeros((9, 14, 3), np.uint8)).shape
         (8, 12, 3)
@@ -50,6 +57,10 @@ def bicubic_down4(hr: NDArray[np.uint8], *, edge: EdgeRule = "symmetric") -> NDA
     Raises:
         DataError: If a side is no multiple of 4, or under 4 pixels.
         UnknownNameError: If ``edge`` is unknown.
+
+    Example:
+        >>> bicubic_down4(np.full((8, 12, 3), 7, np.uint8)).shape
+        (2, 3, 3)
     """
     if edge not in get_args(EdgeRule):
         raise unknown_name("edge rule", edge, get_args(EdgeRule))
@@ -69,7 +80,13 @@ def bicubic_down4(hr: NDArray[np.uint8], *, edge: EdgeRule = "symmetric") -> NDA
 
 
 def bicubic_up4(lq: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Enlarge ``H x W x 3`` uint8 four times by Pillow's bicubic: the baseline of every gain.
+    """Enlarge an image four times by Pillow's bicubic: the baseline of every gain.
+
+    Args:
+        lq: ``H x W x 3`` uint8.
+
+    Returns:
+        ``4H x 4W x 3`` uint8.
 
     Example:
         >>> bicubic_up4(np.full((2, 3, 3), 7, np.uint8)).shape

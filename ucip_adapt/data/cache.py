@@ -22,15 +22,36 @@ __all__ = ["ArrayCache", "CachedArray", "default_cache_dir", "file_digest"]
 
 
 def default_cache_dir() -> Path:
-    """Where decoded images go by default: ``UCIP_CACHE``, else ``~/.cache/ucip_adapt``."""
+    """Where decoded images go by default: ``UCIP_CACHE``, else ``~/.cache/ucip_adapt``.
+
+    Returns:
+        The folder, whether it exists or not.
+
+    Example:
+        >>> ArrayCache(default_cache_dir()).root == default_cache_dir()
+        True
+    """
     return Path(os.environ.get("UCIP_CACHE") or Path.home() / ".cache" / "ucip_adapt")
 
 
 def file_digest(path: Path) -> str:
-    """Sha256 of a file's bytes, hexadecimal.
+    """Sha256 of a file's bytes.
+
+    Args:
+        path: The file.
+
+    Returns:
+        64 hexadecimal digits.
 
     Raises:
         DataError: If the file cannot be read.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     empty = Path(folder, "empty")
+        ...     empty.touch()
+        ...     print(file_digest(empty)[:16])
+        e3b0c44298fc1c14
     """
     try:
         with path.open("rb") as file:
@@ -50,13 +71,26 @@ class CachedArray:
     Attributes:
         path: The file.
         shape: Height, width, channels.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cache = ArrayCache(Path(folder))
+        ...     image = cache.reference("ones", lambda: np.ones((4, 6, 3), np.uint8))
+        ...     print(image.shape, image[1:3, 2:5].shape, np.asarray(image).sum())
+        (4, 6, 3) (2, 3, 3) 72
     """
 
     path: str
     shape: tuple[int, ...]
 
     def __getitem__(self, part: tuple[slice, ...]) -> NDArray[np.uint8]:
-        """Copy a part.
+        """Copy a part: ``image[top:bottom, left:right]``.
+
+        Args:
+            part: Slices of height, width and channels; of the last ones as few as wanted.
+
+        Returns:
+            An array of its own, uint8.
 
         Raises:
             DataError: If the file is gone or has changed.
@@ -103,12 +137,26 @@ class ArrayCache:
         self.root = root
 
     def path(self, key: str) -> Path:
-        """File of a key, whether it exists or not."""
+        """File of a key, whether it exists or not.
+
+        Args:
+            key: Any text that says all that the pixels depend on.
+
+        Returns:
+            The file under ``root``, named by the key's sha256.
+        """
         digest = hashlib.sha256(key.encode()).hexdigest()
         return self.root / digest[:2] / f"{digest}.npy"
 
     def get(self, key: str, make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
         """The array of a key as a read-only memory map; made and stored where it is missing.
+
+        Args:
+            key: Any text that says all that the pixels depend on.
+            make: Makes the array, uint8; called only where the cache lacks it.
+
+        Returns:
+            The stored array.
 
         Raises:
             DataError: If the cache cannot be read or written; the message says where, why and how
@@ -136,7 +184,18 @@ class ArrayCache:
         return stored
 
     def reference(self, key: str, make: Callable[[], NDArray[np.uint8]]) -> CachedArray:
-        """As :meth:`get`, but the file is closed again until a part of it is read."""
+        """As :meth:`get`, but the file is closed again until a part of it is read.
+
+        Args:
+            key: As for :meth:`get`.
+            make: As for :meth:`get`.
+
+        Returns:
+            The array's place and shape; it can be sent to worker processes.
+
+        Raises:
+            DataError: As :meth:`get`.
+        """
         shape = self.get(key, make).shape
         return CachedArray(str(self.path(key).absolute()), shape)
 

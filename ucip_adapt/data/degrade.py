@@ -41,7 +41,16 @@ Pixels = NDArray[np.uint8] | CachedArray
 
 
 class Setting(NamedTuple):
-    """One codec at one quality, a cell of the suite."""
+    """One codec at one quality, a cell of the suite.
+
+    Attributes:
+        codec: Name of the codec.
+        quality: Value of the codec's own knob.
+
+    Example:
+        >>> str(Setting("webp", 10))
+        'webp:10'
+    """
 
     codec: str
     quality: int
@@ -54,9 +63,16 @@ class Setting(NamedTuple):
 def parse_settings(codec: str, qualities: tuple[int, ...] | None = None) -> list[Setting]:
     """Settings of a codec: the given qualities, or those that its suite uses.
 
+    Args:
+        codec: Name of the codec.
+        qualities: Values of its own knob; None or nothing means the suite's.
+
+    Returns:
+        One setting per quality, in the given order.
+
     Raises:
         UnknownNameError: If there is no such codec.
-        ConfigError: If a quality is out of the codec's range.
+        ConfigError: If a quality is out of the codec's range, or named twice.
 
     Example:
         >>> [str(setting) for setting in parse_settings("webp", (10, 40))]
@@ -77,6 +93,11 @@ class DegradedImage:
         name: File name without suffix.
         gt: Ground truth, ``4H x 4W x 3`` uint8.
         lq: Compressed low-resolution images, ``H x W x 3`` uint8, by setting.
+
+    Example:
+        >>> gt = np.zeros((32, 48, 3), np.uint8)
+        >>> DegradedImage("black", gt, {Setting("webp", 10): gt[::4, ::4]}).name
+        'black'
     """
 
     name: str
@@ -139,9 +160,27 @@ def degrade_images(
         workers: Threads; codecs and Pillow release the interpreter lock.
         progress: Whether to show a bar.
 
+    Returns:
+        One entry per path, in their order; its pixels stay in the cache until they are read.
+
     Raises:
-        DataError: If an image cannot be read or is too small; the message names it.
-        CodecError: If a codec is not available.
+        DataError: If an image cannot be read or is too small, or the cache cannot be written; the
+            message names it.
+        CodecError: If a codec is not available, or failed.
+        UnknownNameError: If there is no such codec.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(Path(folder, "black.png"))
+        ...     images = degrade_images(
+        ...         [Path(folder, "black.png")],
+        ...         parse_settings("webp", (10, 40)),
+        ...         ArrayCache(Path(folder, "cache")),
+        ...     )
+        >>> {str(setting): lq.shape for setting, lq in images[0].lq.items()}
+        {'webp:10': (16, 24, 3), 'webp:40': (16, 24, 3)}
     """
     for name in {setting.codec for setting in settings}:
         require_codec(name)
@@ -160,6 +199,19 @@ def compress_lr(lr: NDArray[np.uint8], setting: Setting, cache: ArrayCache) -> N
 
     Returns:
         The decoded image, same shape.
+
+    Raises:
+        CodecError: If the codec is not available, or failed.
+        DataError: If the cache cannot be read or written.
+        UnknownNameError: If there is no such codec.
+
+    Example:
+        >>> import tempfile
+        >>> grey = np.full((16, 24, 3), 128, np.uint8)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     lq = compress_lr(grey, Setting("jpeg", 40), ArrayCache(Path(folder)))
+        ...     print(lq.shape)
+        (16, 24, 3)
     """
     codec = require_codec(setting.codec)
     source = hashlib.sha256(lr.tobytes()).hexdigest()
@@ -170,9 +222,19 @@ def compress_lr(lr: NDArray[np.uint8], setting: Setting, cache: ArrayCache) -> N
 def require_codec(name: str) -> Codec:
     """Find a codec that works here.
 
+    Args:
+        name: Its name.
+
+    Returns:
+        The codec.
+
     Raises:
         UnknownNameError: If there is no such codec.
         CodecError: If it is not available, with the reason and the line that installs it.
+
+    Example:
+        >>> require_codec("webp").spec.name
+        'webp'
     """
     codec = get_codec(name)
     availability = codec.available()

@@ -25,8 +25,22 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
 
     Hidden files are left out: some systems put a ``._name.png`` that is no image beside each image.
 
+    Args:
+        folder: The folder.
+
+    Returns:
+        Paths that end in one of :data:`IMAGE_SUFFIXES`; at least one.
+
     Raises:
         DataError: If the folder does not exist or holds no image.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("b.png", "a.JPG", "notes.txt"):
+        ...         Path(folder, name).touch()
+        ...     print([path.name for path in list_images(folder)])
+        ['a.JPG', 'b.png']
     """
     root = Path(folder)
     if not root.is_dir():
@@ -53,9 +67,23 @@ def read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     as is one of more than 8 bits, which Pillow would clip or cut down silently. The orientation
     that a camera noted is applied; colour profiles are not.
 
+    Args:
+        path: The file.
+
+    Returns:
+        The pixels, in an array of their own.
+
     Raises:
         DataError: If the file cannot be read, or its pixels are not plain 8-bit colours; the
             message names the file.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("L", (6, 4), 200).save(Path(folder, "grey.png"))
+        ...     print(read_rgb(Path(folder, "grey.png")).shape)
+        (4, 6, 3)
     """
     try:
         with Image.open(path) as image:
@@ -88,8 +116,19 @@ def _check_pixels(path: str | os.PathLike[str], image: Image.Image, *, deep: boo
 def save_png(path: Path, rgb: NDArray[np.uint8]) -> None:
     """Write an ``H x W x 3`` uint8 image as PNG beside its place, then rename it.
 
+    Args:
+        path: The file.
+        rgb: The image.
+
     Raises:
         DataError: If it cannot be written; a file of that name is as it was.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_png(Path(folder, "black.png"), np.zeros((4, 6, 3), np.uint8))
+        ...     print(read_rgb(Path(folder, "black.png")).shape)
+        (4, 6, 3)
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -102,6 +141,13 @@ def save_png(path: Path, rgb: NDArray[np.uint8]) -> None:
 
 def match_by_stem(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[Path, Path]]:
     """Pair the files of two lists by name without suffix, in the order of the first.
+
+    Args:
+        first: Files that each need a partner.
+        second: Files to choose from.
+
+    Returns:
+        ``(file, partner)`` for each file of the first list.
 
     Raises:
         DataError: If a file of the first list has no partner, or more than one.

@@ -30,7 +30,13 @@ class CropSample(TypedDict):
 
 
 def to_tensor(rgb: NDArray[np.uint8]) -> Tensor:
-    """Turn ``H x W x 3`` uint8 into ``(3, H, W)`` float32 in [0, 1].
+    """Turn an image into what the network takes.
+
+    Args:
+        rgb: ``H x W x 3`` uint8.
+
+    Returns:
+        Shape ``(3, H, W)``, float32, values in [0, 1]; a copy.
 
     Example:
         >>> to_tensor(np.full((1, 2, 3), 255, np.uint8)).shape
@@ -71,6 +77,14 @@ class PairedCrops(Dataset[CropSample]):
         DataError: If there is no image, one is smaller than a crop, or one lacks a setting that
             another has, or its compressed image is not a quarter of the truth.
         ConfigError: If ``patch_size`` is under 2.
+
+    Example:
+        >>> from ucip_adapt.data import DegradedImage, Setting
+        >>> gt = np.zeros((64, 96, 3), np.uint8)
+        >>> image = DegradedImage("black", gt, {Setting("webp", 10): gt[::4, ::4]})
+        >>> crops = PairedCrops([image], patch_size=8, seed=0)
+        >>> crops[12345]["lq"].shape, crops[12345]["gt"].shape
+        (torch.Size([3, 8, 8]), torch.Size([3, 32, 32]))
     """
 
     def __init__(self, images: list[DegradedImage], *, patch_size: int, seed: int) -> None:
@@ -98,7 +112,11 @@ class PairedCrops(Dataset[CropSample]):
         return self.images[int(self._order[1][place])]
 
     def __getitem__(self, index: int) -> CropSample:
-        """Cut sample number ``index``."""
+        """Cut sample number ``index``, any number from 0.
+
+        Raises:
+            DataError: If the image cache changed during the run.
+        """
         image = self._image(index)
         turn = index % len(self.settings)
         lq = image.lq[self.settings[turn]]

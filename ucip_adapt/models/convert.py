@@ -88,8 +88,19 @@ def _replace_start(name: str, table: Mapping[str, str]) -> str:
 def authors_config(state: Mapping[str, Tensor]) -> UCIPConfig:
     """Read the architecture off the shapes of the authors' tensors.
 
+    Args:
+        state: Their state dict.
+
+    Returns:
+        The architecture; what shapes do not tell has the paper's values.
+
     Raises:
         BaseFormatError: If the tensors that tell are missing, or tell of no UCIP network.
+
+    Example:
+        >>> theirs = to_authors_state_dict(UCIP(UCIPConfig.preset("nano")).state_dict())
+        >>> authors_config(theirs).embed_dim
+        16
     """
     try:
         slots, prompts, *_, prompt_dim = state["prompts.0.prompt"].shape
@@ -172,6 +183,11 @@ def to_authors_state_dict(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Returns:
         Tensors under the authors' names; the values are not copied.
+
+    Example:
+        >>> theirs = to_authors_state_dict(UCIP(UCIPConfig.preset("nano")).state_dict())
+        >>> theirs["prompts.0.prompt"].shape
+        torch.Size([1, 8, 1, 1, 8])
     """
     return {
         _authors_name(name): value.reshape(_authors_shape(name, value.shape))
@@ -201,6 +217,17 @@ def load_authors_checkpoint(path: str | Path) -> UCIP:
 
     Raises:
         BaseFormatError: If the file cannot be read, or is no such checkpoint.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from ucip_adapt.models import UCIP, UCIPConfig, to_authors_state_dict
+        >>> network = UCIP(UCIPConfig.preset("nano", num_slots=6))
+        >>> theirs = to_authors_state_dict(network.state_dict())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save({"params": theirs}, Path(folder, "net_g.pth"))
+        ...     load_authors_checkpoint(Path(folder, "net_g.pth")).config.num_slots
+        6
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

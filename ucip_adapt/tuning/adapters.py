@@ -87,6 +87,18 @@ def load_prompt_adapter(
         AdapterError: If the adapter is missing, damaged or belongs to another base; ``base`` is
             then as it was.
         ConfigError: If the base is not given and cannot be fetched by its name.
+
+    Example:
+        >>> import copy
+        >>> import tempfile
+        >>> import torch
+        >>> from ucip_adapt import UCIP, UCIPConfig
+        >>> base = UCIP(UCIPConfig.preset("nano"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = save_prompt_adapter(add_prompt_adapter(copy.deepcopy(base)), folder)
+        ...     model = load_prompt_adapter(folder, base)
+        >>> model.get_base_model().upscale(torch.rand(1, 3, 8, 8)).shape
+        torch.Size([1, 3, 32, 32])
     """
     register()
     where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token}
@@ -143,6 +155,14 @@ def save_prompt_adapter(
     Raises:
         ConfigError: If there is no such adapter.
         AdapterError: If the files cannot be written; older ones are as they were.
+
+    Example:
+        >>> import tempfile
+        >>> from ucip_adapt import UCIP, UCIPConfig
+        >>> model = add_prompt_adapter(UCIP(UCIPConfig.preset("nano")))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sorted(file.name for file in save_prompt_adapter(model, folder).iterdir())
+        ['adapter_config.json', 'adapter_model.safetensors']
     """
     if adapter_name not in model.peft_config:
         raise ConfigError(f"no adapter '{adapter_name}'; there are: {', '.join(model.peft_config)}")

@@ -225,6 +225,16 @@ class DynamicPromptLayer(DynamicLayer):
     """Stands for a DPM (Eq. 1): an adapter replaces the basic prompts and the coefficient MLP.
 
     Adapters of the set ``basis`` replace the basic prompts only.
+
+    Args:
+        base_layer: The DPM, kept as it is.
+
+    Example:
+        >>> from ucip_adapt import UCIP, UCIPConfig, add_prompt_adapter
+        >>> base = UCIP(UCIPConfig.preset("nano"))
+        >>> model = add_prompt_adapter(base, adapter_name="webp")
+        >>> base.blocks[0].prompt
+        DynamicPromptLayer(DPM: webp)
     """
 
     base_class = DPM

@@ -53,6 +53,12 @@ class ParameterCounts(NamedTuple):
 def trainable_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """Names and parameters that require a gradient, as a list: a generator is empty at second use.
 
+    Args:
+        model: Any module, with adapters or without.
+
+    Returns:
+        Pairs in the order of ``model.named_parameters()``.
+
     Example:
         >>> [name for name, _ in trainable_parameters(nn.Linear(2, 2, bias=False))]
         ['weight']
@@ -62,6 +68,12 @@ def trainable_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 def count_parameters(model: nn.Module) -> ParameterCounts:
     """Count a model's parameters.
+
+    Args:
+        model: Any module, with adapters or without.
+
+    Returns:
+        How many values are trainable, how many there are, and the bytes of the trainable ones.
 
     Example:
         >>> count_parameters(nn.Linear(2, 2))
@@ -81,6 +93,9 @@ def count_adapter(base: UCIPConfig, config: DynamicPromptConfig) -> int:
     Args:
         base: Architecture of the base.
         config: The adapter's configuration.
+
+    Returns:
+        The number of values that such an adapter trains and saves.
 
     Raises:
         ConfigError: If the base has fewer blocks than ``trainable_blocks`` asks for.
@@ -104,6 +119,9 @@ def add_prompts(model: UCIP) -> None:
 
     Basic prompts start at N(0, 0.02) from PyTorch's global generator, the coefficient MLPs stay;
     ``config.prompt`` becomes ``"dynamic"``. A base that has prompts is left alone.
+
+    Args:
+        model: The base, changed in place.
 
     Raises:
         ConfigError: If the base has prompts of another design (Table 4).
@@ -138,6 +156,13 @@ def full_tuning(model: UCIP) -> list[tuple[str, nn.Parameter]]:
 
     Raises:
         ConfigError: If the model has adapters.
+
+    Example:
+        >>> model = UCIP(UCIPConfig.preset("nano", prompt="none"))
+        >>> len(full_tuning(model)) == len(list(model.parameters()))
+        True
+        >>> model.config.prompt
+        'dynamic'
     """
     if hasattr(model, "peft_config"):
         raise ConfigError("full tuning is for a plain base: this one has adapters, unload() them")
@@ -158,6 +183,9 @@ def lora_config(base: UCIP, *, budget: int, dora: bool = False) -> LoraConfig:
         base: The base network.
         budget: Number of parameters to come near to, such as that of ``dpm+offset``.
         dora: Use DoRA (weights split into magnitude and direction).
+
+    Returns:
+        PEFT's configuration, to be given to ``peft.get_peft_model(base, config)``.
 
     Raises:
         ConfigError: If the budget is below the smallest LoRA.

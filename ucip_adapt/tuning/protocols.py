@@ -63,7 +63,18 @@ _RECIPES: Mapping[Trained, str] = {
 
 
 def base_kind(base: UCIP | UCIPConfig) -> BaseKind:
-    """Whether a base was trained with prompts."""
+    """Whether a base was trained with prompts.
+
+    Args:
+        base: The network or its configuration.
+
+    Returns:
+        ``"prompted"``, for any design of Table 4, or ``"prompt-free"``.
+
+    Example:
+        >>> base_kind(UCIPConfig.preset("nano", prompt="none"))
+        'prompt-free'
+    """
     config = base if isinstance(base, UCIPConfig) else base.config
     return "prompt-free" if config.prompt == "none" else "prompted"
 
@@ -78,6 +89,9 @@ def protocol_for(
         requested: Name of a protocol, or None for the one that the base allows.
         everything: True where everything is trained (rows iii and v), False where only prompts
             are (ii and iv).
+
+    Returns:
+        One of :data:`PROTOCOLS`.
 
     Raises:
         UnknownNameError: If there is no protocol of the name.
