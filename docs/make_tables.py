@@ -75,8 +75,7 @@ def webp_methods() -> str:
     found = cells(record)
     datasets = list(dict.fromkeys(key[0] for key in found))
     lines = [
-        f"| tuned (images) | {' | '.join(datasets)} | worst quality | parameters | bytes "
-        "| s/step | MiB |",
+        f"| tuned (images) | {' | '.join(datasets)} | worst | parameters | bytes | s/step | MiB |",
         "|---|" + "---|" * (len(datasets) + 5),
     ]
     for label, about in record["parameters"]["methods"].items():
@@ -98,7 +97,7 @@ def webp_methods() -> str:
 
 
 def webp_paper() -> str:
-    """WebP by quality: bicubic, base and the best adapter, the paper's rows i and iv beside them."""
+    """WebP by quality: bicubic, base, the best adapter, and the paper's rows i and iv."""
     record = read("webp_methods.json")
     found = cells(record)
     adapters = [m for m in record["parameters"]["methods"] if not m.startswith("everything")]

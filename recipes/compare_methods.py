@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from ucip_adapt.config import option, run_recipe
@@ -59,7 +60,8 @@ class Options:
     codec: str = option("webp", "Codec to adapt to.")
     base: str = option("ucip-tiny-v1", "Base network, with prompts.")
     data: Path | None = option(None, "Data root; default: UCIP_DATA. Without it: embedded only.")
-    rate_steps: int = option(80, "Steps of a run that tries a rate.", minimum=1)
+    rate_steps: int = option(100, "Steps of a run that tries a rate.", minimum=1)
+    rate_images: int = option(2, "Validation images that a rate is judged by.", minimum=1)
     final_steps: int = option(200, "Steps of a final run.", minimum=1)
     train_on: tuple[str, ...] = option(("embedded", "CID22"), "Training images of the final runs.")
     evaluate_on: tuple[str, ...] = option(
@@ -81,7 +83,15 @@ def launch(script: str, arguments: Sequence[str], log: Path) -> None:
         raise UcipError(f"{script} failed with exit code {done.returncode}: see {log}")
 
 
-def tune(cfg: Options, name: str, images: str, rate: float, steps: int, folder: Path) -> None:
+def tune(
+    cfg: Options,
+    name: str,
+    images: str,
+    rate: float,
+    steps: int,
+    folder: Path,
+    *extra: str,
+) -> None:
     """Tune one method unless its results are there."""
     if (folder / "results.json").is_file():
         return
@@ -92,7 +102,8 @@ def tune(cfg: Options, name: str, images: str, rate: float, steps: int, folder: 
         *("--learning_rate", f"{rate:g}", "--output_dir", str(folder)),
         *(("--data", str(cfg.data)) if cfg.data else ()),
     ]
-    launch(method.recipe, [*method.flags, *shared], folder.with_suffix(".log"))
+    log = folder.with_name(folder.name + ".log")
+    launch(method.recipe, [*method.flags, *shared, *extra], log)
     print(f"{folder.name}: {validation_gain(folder):+.3f} dB on the validation images", flush=True)
 
 
@@ -102,7 +113,7 @@ def validation_gain(folder: Path) -> float:
     own = [row for row in rows if row["protocol"] == "y-c4" and row["dataset"] == "GB82-val"]
     tuned = [row["psnr_db"] for row in own if row["method"] not in {"bicubic", "base"}]
     base = [row["psnr_db"] for row in own if row["method"] == "base"]
-    return sum(tuned) / len(tuned) - sum(base) / len(base)
+    return fmean(tuned) - fmean(base)
 
 
 def rates(cfg: Options) -> None:
@@ -110,9 +121,7 @@ def rates(cfg: Options) -> None:
     trials = [(name, rate) for name, method in METHODS.items() for rate in method.rates]
     folders = {(n, r): cfg.runs_dir / "rates" / f"{cfg.codec}-{n}-{r:g}" for n, r in trials}
     with ThreadPoolExecutor(cfg.jobs) as pool:
-        list(
-            pool.map(lambda trial: tune(cfg, *trial_arguments(trial, cfg), folders[trial]), trials)
-        )
+        list(pool.map(lambda trial: try_rate(cfg, trial, folders[trial]), trials))
     gains = {trial: round(validation_gain(folder), 4) for trial, folder in folders.items()}
     table = {
         name: {f"{rate:g}": gains[name, rate] for rate in method.rates}
@@ -133,9 +142,10 @@ def rates(cfg: Options) -> None:
     print(json.dumps(best, indent=2))
 
 
-def trial_arguments(trial: tuple[str, float], cfg: Options) -> tuple[str, str, float, int]:
-    """Arguments of :func:`tune` for a trial: always on the embedded images."""
-    return trial[0], "embedded", trial[1], cfg.rate_steps
+def try_rate(cfg: Options, trial: tuple[str, float], folder: Path) -> None:
+    """Tune one method at one rate, on the embedded images."""
+    limit = ("--max_eval_images", str(cfg.rate_images))
+    tune(cfg, trial[0], "embedded", trial[1], cfg.rate_steps, folder, *limit)
 
 
 def final(cfg: Options) -> None:
@@ -146,10 +156,14 @@ def final(cfg: Options) -> None:
         for images in cfg.train_on
         for name in METHODS
     }
+    # All runs are measured together afterwards; what each measures by itself is a first look.
+    limit = ("--max_eval_images", str(cfg.rate_images))
     with ThreadPoolExecutor(cfg.jobs) as pool:
         list(
             pool.map(
-                lambda run: tune(cfg, run[0], run[1], chosen[run[0]], cfg.final_steps, run[2]),
+                lambda run: tune(
+                    cfg, run[0], run[1], chosen[run[0]], cfg.final_steps, run[2], *limit
+                ),
                 runs.values(),
             )
         )
@@ -158,11 +172,12 @@ def final(cfg: Options) -> None:
         arguments = [
             *("--codec", cfg.codec, "--pretrained_model_name_or_path", cfg.base),
             *("--evaluate_on", *cfg.evaluate_on, "--window", cfg.window),
+            *("--metric_protocols", "y-c4"),
             *("--adapter", *(f"{label}={run[2]}" for label, run in runs.items())),
             *(("--data", str(cfg.data)) if cfg.data else ()),
             *("--output_dir", str(folder)),
         ]
-        launch("evaluate.py", arguments, folder.with_suffix(".log"))
+        launch("evaluate.py", arguments, folder.with_name(folder.name + ".log"))
     scores = read_results(folder / "results.json")
     methods = {label: describe_run(run[2], run[1]) for label, run in runs.items()}
     write_results(

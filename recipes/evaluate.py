@@ -89,11 +89,10 @@ def read_models(texts: tuple[str, ...], base: str, revision: str | None) -> dict
 def load_adapter(base: UCIP, path: str) -> UCIP:
     """Put a prompt adapter, or one of PEFT's own methods, on a base."""
     if PeftConfig.from_pretrained(path).peft_type == "DYNAMIC_PROMPT":
-        model = load_prompt_adapter(path, base)
+        load_prompt_adapter(path, base)
     else:
-        model = PeftModel.from_pretrained(base, path)
-    network: UCIP = model.get_base_model()
-    return network.eval()
+        PeftModel.from_pretrained(base, path)
+    return base.eval()  # PEFT replaces modules inside the base itself
 
 
 def build_methods(

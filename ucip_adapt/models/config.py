@@ -57,7 +57,7 @@ class UCIPConfig:
         sampler: ``"grid"`` (fast) or ``"gather"`` (reference); the same function to rounding.
         window: Side in LQ pixels of the overlapping windows in which :meth:`UCIP.upscale` works;
             None is the whole image, the paper's way. Chosen per base on validation images.
-        window_stride: Step between windows in LQ pixels; None is half a window.
+        window_stride: Step between windows in LQ pixels; None is five sixths of a window.
 
     Example:
         >>> UCIPConfig.preset("full", num_slots=6).embed_dim

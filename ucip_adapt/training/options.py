@@ -117,6 +117,9 @@ class TrainingOptions:
 class TuningOptions(TrainingOptions):
     """What the tuning recipes have in common: a base, a codec, and sets to be measured on."""
 
+    patch_size: int = option(64, "Side of a training crop.", unit="LQ pixels", minimum=8)
+    train_batch_size: int = option(2, "Crops per process and micro-batch.", minimum=1)
+    max_train_steps: int = option(200, "Optimizer steps.", unit="steps", minimum=1)
     pretrained_model_name_or_path: str = option(
         "ucip-tiny", "Base network: a shipped name, a folder, or a repository on the Hub."
     )
@@ -130,6 +133,9 @@ class TuningOptions(TrainingOptions):
     )
     evaluate_on: tuple[str, ...] = option(
         ("GB82-val",), "Sets to measure on at the end: GB82-val, benchmarks under DATA, folders."
+    )
+    max_eval_images: int | None = option(
+        None, "Measure only on the first so many images of each set.", minimum=1
     )
     push_to_hub: bool = option(False, "Upload the result to the Hub.")
     hub_model_id: str | None = option(
