@@ -1,0 +1,232 @@
+"""Bad input to ``tune_prompts.py``: each is a typed error that says what to do, before training."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from ucip_adapt.config import parse_config
+from ucip_adapt.data.images import save_png
+from ucip_adapt.errors import (
+    BaseFormatError,
+    BaseMismatchError,
+    ConfigError,
+    DataError,
+    NonFiniteError,
+    UnknownNameError,
+)
+from ucip_adapt.models import UCIP
+from ucip_adapt.tuning import load_prompt_adapter
+
+
+def fails(run, tmp_path, error, match, **options):
+    """The run ends with the error and leaves no result."""
+    with pytest.raises(error, match=match):
+        run("tune_prompts", tmp_path / "out", **options)
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+# -- names ------------------------------------------------------------------------------------
+
+
+def test_unknown_codec(run, tmp_path):
+    message = r"unknown codec 'wepb'; did you mean 'webp'\? Known: jpeg, webp"
+    fails(run, tmp_path, UnknownNameError, message, codec="wepb")
+
+
+def test_quality_out_of_range(run, tmp_path):
+    fails(run, tmp_path, ConfigError, "webp takes quality 0 to 100, not 101", qualities=(10, 101))
+
+
+def test_quality_named_twice(run, tmp_path):
+    fails(run, tmp_path, ConfigError, "one is named twice", qualities=(10, 10))
+
+
+def test_unknown_base(run, tmp_path):
+    message = "no base 'ucip-tinny': it is not a folder, not of the form user/repository"
+    fails(run, tmp_path, ConfigError, message, pretrained_model_name_or_path="ucip-tinny")
+
+
+def test_damaged_base(run, world, tmp_path):
+    folder = tmp_path / "base"
+    folder.mkdir()
+    source = world.bases["prompted"]
+    (folder / "config.json").write_bytes((source / "config.json").read_bytes())
+    weights = (source / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-4] + b"\0\0\0\0")
+    fails(
+        run,
+        tmp_path,
+        BaseFormatError,
+        r"model.safetensors was altered",
+        pretrained_model_name_or_path=str(folder),
+    )
+
+
+@pytest.mark.parametrize(
+    ("protocol", "base", "message"),
+    [
+        ("ii", "prompted", r"protocol ii .* wants a prompt-free base, this one is prompted: .* iv"),
+        ("iv", "prompt-free", r"protocol iv .* wants a prompted base, this one is prompt-free: .*"),
+        ("i", "prompted", r"protocol i trains nothing.*use recipes/evaluate.py"),
+        ("iii", "prompt-free", r"protocol iii trains everything.*use recipes/tune_full.py"),
+        ("v", "prompted", r"protocol v trains everything.*use recipes/tune_full.py"),
+    ],
+)
+def test_protocol_of_another_base_or_recipe(run, world, tmp_path, protocol, base, message):
+    fails(
+        run,
+        tmp_path,
+        ConfigError,
+        message,
+        protocol=protocol,
+        pretrained_model_name_or_path=str(world.bases[base]),
+    )
+
+
+def test_more_blocks_than_there_are(run, tmp_path):
+    message = r"trainable_blocks='last:3', but the base has 1 PTMBs"
+    fails(run, tmp_path, ConfigError, message, trainable_blocks="last:3")
+
+
+def test_malformed_blocks(run, tmp_path):
+    message = r"trainable_blocks='first:1': trainable_blocks must be 'all' or 'last:N'"
+    fails(run, tmp_path, ConfigError, message, trainable_blocks="first:1")
+
+
+# -- images -----------------------------------------------------------------------------------
+
+
+def test_no_images_in_the_folder(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    message = r"no images in '.*empty' \(looked for \.png, \.jpg"
+    fails(run, tmp_path, DataError, message, train_data_dir=(str(tmp_path / "empty"),))
+
+
+def test_no_such_folder(run, tmp_path, monkeypatch):
+    monkeypatch.delenv("UCIP_DATA", raising=False)
+    message = r"--train_data_dir CID23: no such folder, and --data or UCIP_DATA is not set"
+    fails(run, tmp_path, DataError, message, train_data_dir=("CID23",))
+
+
+def test_image_smaller_than_a_crop(run, tmp_path):
+    (tmp_path / "small").mkdir()
+    save_png(tmp_path / "small" / "stamp.png", np.zeros((40, 90, 3), np.uint8))
+    message = r"stamp\.png is too small: 88 x 40 pixels give a low-resolution image of 22 x 10, and"
+    fails(run, tmp_path, DataError, message, train_data_dir=(str(tmp_path / "small"),))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "the file is empty"), (b"<html>404</html>", "no format that Pillow knows")],
+)
+def test_unreadable_image(run, world, tmp_path, content, message):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(next(world.train.iterdir()).read_bytes())
+    (folder / "broken.png").write_bytes(content)
+    message = rf"cannot read image .*broken\.png: {message}"
+    fails(run, tmp_path, DataError, message, train_data_dir=(str(folder),))
+
+
+def test_validation_images_are_looked_at_before_the_training(run, tmp_path):
+    message = "no folder 'nowhere'"
+    fails(run, tmp_path, DataError, message, validation_data_dir="nowhere")
+    message = "Set5 is not in the package: name the folder that holds it with --data or UCIP_DATA"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("UCIP_DATA", raising=False)
+        fails(run, tmp_path, DataError, message, evaluate_on=("Set5",))
+
+
+def test_output_folder_that_cannot_be_made(run, tmp_path):
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    with pytest.raises(DataError, match=r"cannot make --output_dir .*file/out"):
+        run("tune_prompts", tmp_path / "file" / "out")
+
+
+# -- adapters ---------------------------------------------------------------------------------
+
+
+def test_the_adapter_is_refused_by_another_base(run, world, tmp_path):
+    run("tune_prompts", tmp_path / "out", max_train_steps=1)
+    other = UCIP.from_pretrained(world.bases["other"])
+    before = other.fingerprint
+    with pytest.raises(
+        BaseMismatchError, match=r"was made for base .* load the adapter's own base"
+    ):
+        load_prompt_adapter(tmp_path / "out", other)
+    assert other.fingerprint == before
+
+
+# -- numbers ----------------------------------------------------------------------------------
+
+
+def test_weights_that_ran_away_are_no_result(run, tmp_path):
+    message = "no result is written: the trained weights hold NaN or infinite values in 1 tensor"
+    fails(run, tmp_path, NonFiniteError, message, at={3: overflow})
+
+
+def overflow(run):
+    """What an update does whose rate is far too high."""
+    with torch.no_grad():
+        next(p for p in run.model.parameters() if p.requires_grad).mul_(1e30).mul_(1e30)
+
+
+def test_warm_up_longer_than_the_run(run, tmp_path):
+    message = "lr_warmup_steps=4 exceeds max_train_steps=3"
+    fails(run, tmp_path, ConfigError, message, lr_warmup_steps=4)
+
+
+def test_a_tracker_that_is_not_installed(run, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "wandb" else find(name)
+    )
+    message = "--report_to wandb needs the package: pip install wandb"
+    fails(run, tmp_path, ConfigError, message, report_to="wandb")
+
+
+def test_pushing_needs_a_repository(run, tmp_path, monkeypatch):
+    monkeypatch.delenv("UCIP_HUB_NAMESPACE", raising=False)
+    message = "--push_to_hub needs --hub_model_id, or UCIP_HUB_NAMESPACE to be set"
+    fails(run, tmp_path, ConfigError, message, push_to_hub=True)
+
+
+# -- the command line -------------------------------------------------------------------------
+
+
+def test_unknown_flag(command):
+    code, text = command("tune_prompts", "--codecs", "webp")
+    assert code == 2
+    assert text.startswith("error: unknown flag '--codecs'; did you mean '--codec'? Known: ")
+    assert "--gradient_accumulation_steps" in text
+
+
+def test_unknown_key(command, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('codec = "webp"\nlearnig_rate = 1e-3\n', encoding="utf-8")
+    code, text = command("tune_prompts", "--config", file)
+    assert code == 2
+    assert f"unknown key in {file}: 'learnig_rate'; did you mean 'learning_rate'?" in text
+
+
+def test_flags_win_over_the_file(recipes, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('codec = "jpeg"\nlearning_rate = 1e-3\nqualities = [10]\n', encoding="utf-8")
+    options = recipes("tune_prompts").Options
+    cfg = parse_config(options, ["--config", str(file), "--learning_rate", "3e-3"])
+    assert (cfg.codec, cfg.learning_rate, cfg.qualities) == ("jpeg", 3e-3, (10,))
+
+
+def test_an_error_of_the_run_is_one_line(command, world, tmp_path):
+    code, text = command(
+        "tune_prompts",
+        *("--codec", "wepb", "--output_dir", tmp_path / "out"),
+        *("--pretrained_model_name_or_path", world.bases["prompted"]),
+    )
+    assert code == 2
+    assert text == "error: unknown codec 'wepb'; did you mean 'webp'? Known: jpeg, webp\n"
