@@ -38,17 +38,17 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    "dpm": Method("tune_prompts.py", ("--trainable", "dpm"), (1e-2, 3e-2, 1e-1)),
-    "dpm+offset": Method("tune_prompts.py", ("--trainable", "dpm+offset"), (1e-3, 3e-3, 1e-2)),
+    "dpm": Method("tune_prompts.py", ("--trainable", "dpm"), (1e-2, 3e-2)),
+    "dpm+offset": Method("tune_prompts.py", ("--trainable", "dpm+offset"), (3e-3, 1e-2)),
     "dpm+offset+spade": Method(
-        "tune_prompts.py", ("--trainable", "dpm+offset+spade"), (1e-3, 3e-3, 1e-2)
+        "tune_prompts.py", ("--trainable", "dpm+offset+spade"), (1e-3, 3e-3)
     ),
     "lora": Method(
         "tune_prompts.py",
         ("--trainable", "dpm+offset", "--peft_method", "lora"),
-        (1e-3, 3e-3, 1e-2),
+        (3e-3, 1e-2),
     ),
-    "everything": Method("tune_full.py", (), (3e-4, 1e-3, 3e-3)),
+    "everything": Method("tune_full.py", (), (3e-4, 1e-3)),
 }
 """What is compared; LoRA has the parameter budget of ``dpm+offset``, everything is protocol v."""
 
@@ -68,16 +68,21 @@ class Options:
         ("GB82-val", "Set5", "Set14", "BSD100"), "Sets that the final runs are measured on."
     )
     window: str = option("config", "Inference: config, whole, or a side in LQ pixels.")
-    jobs: int = option(1, "Runs at the same time.", minimum=1)
+    jobs: int = option(1, "Runs at the same time, and processes that measure.", minimum=1)
     runs_dir: Path = option(Path("runs/compare"), "Folder for the single runs.")
     results_dir: Path = option(Path("results"), "Folder for the tables.")
 
 
-def launch(script: str, arguments: Sequence[str], log: Path) -> None:
-    """Run a recipe in a process of its own, its output in a log."""
+def launch(script: str, arguments: Sequence[str], log: Path, *, processes: int = 1) -> None:
+    """Run a recipe in a process of its own, or in several that share its work; keep its output."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as file:
         command = [sys.executable, str(RECIPES / script), *arguments]
+        if processes > 1:
+            command[1:1] = [
+                *("-m", "torch.distributed.run", "--nproc_per_node", str(processes)),
+                *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
+            ]
         done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False)  # noqa: S603 - own recipe
     if done.returncode:
         raise UcipError(f"{script} failed with exit code {done.returncode}: see {log}")
@@ -167,18 +172,7 @@ def final(cfg: Options) -> None:
                 runs.values(),
             )
         )
-    folder = cfg.runs_dir / f"{cfg.codec}-evaluation"
-    if not (folder / "results.json").is_file():
-        arguments = [
-            *("--codec", cfg.codec, "--pretrained_model_name_or_path", cfg.base),
-            *("--evaluate_on", *cfg.evaluate_on, "--window", cfg.window),
-            *("--metric_protocols", "y-c4"),
-            *("--adapter", *(f"{label}={run[2]}" for label, run in runs.items())),
-            *(("--data", str(cfg.data)) if cfg.data else ()),
-            *("--output_dir", str(folder)),
-        ]
-        launch("evaluate.py", arguments, folder.with_name(folder.name + ".log"))
-    scores = read_results(folder / "results.json")
+    scores = measure(cfg, runs)
     methods = {label: describe_run(run[2], run[1]) for label, run in runs.items()}
     write_results(
         cfg.results_dir / f"{cfg.codec}_methods.json",
@@ -188,7 +182,7 @@ def final(cfg: Options) -> None:
             "config": {"base": cfg.base, "steps": cfg.final_steps, "window": cfg.window},
             "environment": scores["environment"],
             "parameters": {"methods": methods, "base": scores["parameters"]["base_fingerprint"]},
-            "scores": scores["scores"],
+            "scores": {"rows": scores["rows"]},
         },
     )
     for label, run in runs.items():
@@ -196,6 +190,34 @@ def final(cfg: Options) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run[2] / "results.json", target)
         print(f"{label}: {target}")
+
+
+def measure(cfg: Options, runs: dict[str, tuple[str, str, Path]]) -> dict[str, Any]:
+    """Measure the base and every run, one evaluation for each set of training images."""
+    merged: dict[str, Any] = {"rows": []}
+    for images in cfg.train_on:
+        folder = cfg.runs_dir / f"{cfg.codec}-evaluation-{images}"
+        labels = {label: run[2] for label, run in runs.items() if run[1] == images}
+        if not (folder / "results.json").is_file():
+            arguments = [
+                *("--codec", cfg.codec, "--pretrained_model_name_or_path", cfg.base),
+                *("--evaluate_on", *cfg.evaluate_on, "--window", cfg.window),
+                *("--metric_protocols", "y-c4"),
+                *("--adapter", *(f"{label}={path}" for label, path in labels.items())),
+                *(("--data", str(cfg.data)) if cfg.data else ()),
+                *("--output_dir", str(folder)),
+            ]
+            log = folder.with_name(folder.name + ".log")
+            launch("evaluate.py", arguments, log, processes=cfg.jobs)
+        record = read_results(folder / "results.json")
+        merged |= {"environment": record["environment"], "parameters": record["parameters"]}
+        known = {(row["method"], row["dataset"], row["quality"]) for row in merged["rows"]}
+        merged["rows"] += [
+            row
+            for row in record["scores"]["rows"]
+            if (row["method"], row["dataset"], row["quality"]) not in known
+        ]
+    return merged
 
 
 def describe_run(folder: Path, images: str) -> dict[str, Any]:
