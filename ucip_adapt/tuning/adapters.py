@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -89,14 +90,13 @@ def load_prompt_adapter(
         ConfigError: If the base is not given and cannot be fetched by its name.
 
     Example:
-        >>> import copy
         >>> import tempfile
         >>> import torch
         >>> from ucip_adapt import UCIP, UCIPConfig
-        >>> base = UCIP(UCIPConfig.preset("nano"))
+        >>> model = add_prompt_adapter(UCIP(UCIPConfig.preset("nano")))
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = save_prompt_adapter(add_prompt_adapter(copy.deepcopy(base)), folder)
-        ...     model = load_prompt_adapter(folder, base)
+        ...     _ = save_prompt_adapter(model, folder)
+        ...     model = load_prompt_adapter(folder, model.unload())
         >>> model.get_base_model().upscale(torch.rand(1, 3, 8, 8)).shape
         torch.Size([1, 3, 32, 32])
     """
@@ -177,6 +177,8 @@ def save_prompt_adapter(
                 save_embedding_layers=False,
             )
             written = Path(temporary, "" if adapter_name == "default" else adapter_name)
+            # safetensors makes files that only their owner can read.
+            shutil.copymode(written / CONFIG_FILE, written / WEIGHTS_FILE)
             for name in (WEIGHTS_FILE, CONFIG_FILE):
                 (written / name).replace(folder / name)
     except (OSError, SafetensorError) as error:

@@ -340,7 +340,10 @@ class DynamicSpadeLayer(DynamicLayer):
 
 def _new_coefficient(base: DPM, number: int) -> CoefficientMLP:
     """A coefficient MLP for another number of prompts than the base's, at its initial values."""
-    own = CoefficientMLP(base.dim, number).to(base.basis.device, base.basis.dtype)
+    own = CoefficientMLP(base.dim, number)
+    if own.fc1.weight.is_meta:
+        return own  # Made to be loaded into (`low_cpu_mem_usage`): there is nothing to initialise.
+    own.to(base.basis.device, base.basis.dtype)
     for layer in (own.fc1, own.fc2):
         nn.init.trunc_normal_(layer.weight, std=PROMPT_STD)
         nn.init.zeros_(layer.bias)

@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from ucip_adapt.errors import AdapterValueError, ConfigError
 from ucip_adapt.models import DPM, PTMB, UCIP
-from ucip_adapt.tuning.checks import KEY_PREFIX, check_file, check_tensors
-from ucip_adapt.tuning.combine import combine
+from ucip_adapt.tuning import checks, targets
+from ucip_adapt.tuning import combine as combining
 from ucip_adapt.tuning.config import DynamicPromptConfig
 from ucip_adapt.tuning.layer import BASE, DynamicLayer
 from ucip_adapt.tuning.register import PREFIX, register
-from ucip_adapt.tuning.targets import check_base, find_targets, layer_class, tensor_table
 
 __all__ = ["DynamicPromptModel"]
 
@@ -29,11 +28,22 @@ class DynamicPromptModel(BaseTuner):
 
     Made by ``get_peft_model`` and ``PeftModel.from_pretrained``. Stricter than PEFT's own methods:
     an adapter is loaded completely and onto its own base, or a typed error is raised and the model
-    is as it was before.
+    is as it was before. It is the ``base_model`` of the ``PeftModel`` that
+    :func:`add_prompt_adapter` and :func:`load_prompt_adapter` return, and its methods can be called
+    on either.
 
     Attributes:
         model: The base network, its modules replaced in place.
         peft_config: Configuration of each adapter.
+
+    Example:
+        >>> from ucip_adapt import UCIP, UCIPConfig, add_prompt_adapter
+        >>> model = add_prompt_adapter(UCIP(UCIPConfig.preset("nano")), adapter_name="webp")
+        >>> model.add_adapter("jpeg", DynamicPromptConfig(codec="jpeg"))
+        >>> model.set_adapter("jpeg")
+        >>> model.add_weighted_adapter(["webp", "jpeg"], [0.5, 0.5], "both")
+        >>> list(model.peft_config)
+        ['webp', 'jpeg', 'both']
     """
 
     prefix = PREFIX
@@ -67,14 +77,16 @@ class DynamicPromptModel(BaseTuner):
             raise ConfigError(
                 f"adapter '{self._merged()}' is merged into the base: call unmerge_adapter() first"
             )
-        model = check_base(self.model, config)
-        targets = find_targets(model, config)
+        model = targets.check_base(self.model, config)
+        found = targets.find_targets(model, config)
         if config._weights_path is not None:
-            check_file(config._weights_path, tensor_table(targets, config), config=config)
+            checks.check_file(
+                config._weights_path, targets.tensor_table(found, config), config=config
+            )
         config.base_fingerprint = model.fingerprint
         if config.num_prompts is None:
             config.num_prompts = model.config.num_prompts
-        self._targets = targets
+        self._targets = found
         if config._weights_path is not None or config.inference_mode:
             self._unfilled.add(name)
 
@@ -101,7 +113,7 @@ class DynamicPromptModel(BaseTuner):
         if isinstance(target, DynamicLayer):
             layer = target
         else:
-            layer = layer_class(target)(target)
+            layer = targets.layer_class(target)(target)
             self._replace_module(parent, target_name, layer, target)
         layer.update_layer(adapter_name, cast(DynamicPromptConfig, peft_config))
 
@@ -148,9 +160,12 @@ class DynamicPromptModel(BaseTuner):
         }
         tuner = getattr(model, "base_model", None)
         try:
-            tensors = check_tensors(
+            tensors = checks.check_tensors(
                 state_dict,
-                {name.removeprefix(KEY_PREFIX): place[2].shape for name, place in places.items()},
+                {
+                    name.removeprefix(checks.KEY_PREFIX): place[2].shape
+                    for name, place in places.items()
+                },
                 source=str(config._weights_path or f"state dict for adapter '{adapter_name}'"),
                 config=config,
             )
@@ -163,7 +178,7 @@ class DynamicPromptModel(BaseTuner):
         config._weights_path = None
         return {
             f"{layer_name}.{_with_adapter(key, adapter_name)}": tensors[
-                name.removeprefix(KEY_PREFIX)
+                name.removeprefix(checks.KEY_PREFIX)
             ]
             for name, (layer_name, key, _) in places.items()
         }
@@ -188,6 +203,10 @@ class DynamicPromptModel(BaseTuner):
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         """Make one adapter the active one; it becomes trainable unless ``inference_mode``.
 
+        Args:
+            adapter_name: Its name, alone or as a list of one.
+            inference_mode: Leave it frozen.
+
         Raises:
             ConfigError: If several are named: each replaces the same parameters.
         """
@@ -204,6 +223,9 @@ class DynamicPromptModel(BaseTuner):
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove an adapter; if it was active, the oldest remaining one takes its place.
+
+        Args:
+            adapter_name: Its name.
 
         Raises:
             ConfigError: If there is no such adapter, or it is merged.
@@ -296,7 +318,7 @@ class DynamicPromptModel(BaseTuner):
             ConfigError: If a name, a weight or the kinds of the adapters do not fit.
         """
         self._require_known(list(adapters))
-        combine(self, adapters, weights, adapter_name, combination_type)
+        combining.combine(self, adapters, weights, adapter_name, combination_type)
 
     # -- merging -------------------------------------------------------------------------------
 

@@ -22,7 +22,8 @@ METHOD = "DYNAMIC_PROMPT"
 PREFIX = "dynprompt_"
 """What the names of all parameters of the method's adapters start with."""
 
-# What each module of the method defines last; see `register`.
+# What these modules define last; each calls `register` on its last line. The others of this folder
+# may be imported first as well: `model` reaches into them only when its methods run.
 _PARTS = {
     "config": "DynamicPromptConfig",
     "layer": "LAYERS",

@@ -1,0 +1,355 @@
+"""Adding, loading, saving, switching, deleting and naming adapters."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from ucip_adapt import assets
+from ucip_adapt.errors import AdapterError, BaseFormatError, ConfigError
+from ucip_adapt.models import UCIP
+from ucip_adapt.tuning import (
+    DynamicPromptConfig,
+    add_prompt_adapter,
+    load_prompt_adapter,
+    save_prompt_adapter,
+    trainable_parameters,
+)
+
+MakeBase = Callable[..., UCIP]
+MakeAdapter = Callable[..., Path]
+
+
+@torch.no_grad()
+def _forward(model: nn.Module, lq: Tensor) -> Tensor:
+    return model(lq)
+
+
+def _live_tensors() -> int:
+    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Some libraries' lazy objects warn when looked at.
+        return sum(issubclass(type(item), Tensor) for item in gc.get_objects())
+
+
+def _check_swaps(make_base: MakeBase, make_adapter: MakeAdapter, lq: Tensor, swaps: int) -> int:
+    """R15; returns the growth of the process in bytes over the second half."""
+    first = make_adapter(trainable_set="dpm+offset", name="first")
+    second = make_adapter(trainable_set="dpm+offset+spade", seed=2, name="second")
+    model = PeftModel.from_pretrained(make_base(), str(first), adapter_name="A")
+    out_a = _forward(model, lq)
+    model.load_adapter(str(second), "B")
+    model.set_adapter("B", inference_mode=True)
+    out_b = _forward(model, lq)
+    assert not torch.equal(out_a, out_b)
+    model.set_adapter("A", inference_mode=True)
+    assert torch.equal(_forward(model, lq), out_a)
+    model.delete_adapter("B")
+    tensors = parameters = memory = 0
+    for swap in range(swaps):
+        model.load_adapter(str(second), "B")
+        model.set_adapter("B", inference_mode=True)
+        assert torch.equal(_forward(model, lq), out_b)
+        model.set_adapter("A", inference_mode=True)
+        assert torch.equal(_forward(model, lq), out_a)
+        model.delete_adapter("B")
+        if swap == 2:
+            tensors, parameters = _live_tensors(), len(list(model.parameters()))
+        if swap == swaps // 2:
+            memory = psutil.Process().memory_info().rss
+    assert _live_tensors() == tensors
+    assert len(list(model.parameters())) == parameters
+    assert list(model.peft_config) == ["A"]
+    return psutil.Process().memory_info().rss - memory
+
+
+def test_swaps(make_base: MakeBase, make_adapter: MakeAdapter, lq: Tensor) -> None:
+    """R15, short."""
+    _check_swaps(make_base, make_adapter, lq, swaps=5)
+
+
+@pytest.mark.slow
+def test_a_hundred_swaps(make_base: MakeBase, make_adapter: MakeAdapter, lq: Tensor) -> None:
+    """R15, in full."""
+    assert _check_swaps(make_base, make_adapter, lq, swaps=100) < 8 * 2**20
+
+
+def test_loading_twice_under_one_name(
+    make_base: MakeBase, make_adapter: MakeAdapter, lq: Tensor
+) -> None:
+    first, second = make_adapter(name="first"), make_adapter(seed=2, name="second")
+    model = PeftModel.from_pretrained(make_base(), str(first))
+    out = _forward(model, lq)
+    model.load_adapter(str(second), "default")
+    assert not torch.equal(_forward(model, lq), out)
+    model.load_adapter(str(first), "default")
+    assert torch.equal(_forward(model, lq), out)
+
+
+def test_deleting_the_active_adapter(
+    make_base: MakeBase, make_adapter: MakeAdapter, lq: Tensor
+) -> None:
+    """All layers agree on the next one, also those that never had the deleted adapter."""
+    folders = {
+        name: make_adapter(trainable_set=trainable_set, seed=seed, name=name)
+        for seed, (name, trainable_set) in enumerate(
+            {"gone": "basis", "webp": "dpm+offset", "avif": "dpm+offset+spade"}.items(), start=1
+        )
+    }
+    alone = PeftModel.from_pretrained(make_base(), str(folders["webp"]))
+    model = PeftModel.from_pretrained(make_base(), str(folders["gone"]), adapter_name="gone")
+    model.load_adapter(str(folders["webp"]), "webp")
+    model.load_adapter(str(folders["avif"]), "avif")
+    with pytest.warns(UserWarning, match="'gone' was active and is deleted; 'webp' is active now"):
+        model.delete_adapter("gone")
+    assert model.active_adapters == ["webp"]
+    assert torch.equal(_forward(model, lq), _forward(alone, lq))
+    assert not trainable_parameters(model)
+    with pytest.raises(ValueError, match="gone"):
+        model.delete_adapter("gone")
+
+
+def test_deleting_the_last_adapter_and_loading_again(
+    make_base: MakeBase, make_adapter: MakeAdapter, lq: Tensor
+) -> None:
+    folder = make_adapter()
+    base = make_base()
+    before = _forward(base, lq)
+    model = PeftModel.from_pretrained(base, str(folder))
+    out = _forward(model, lq)
+    model.delete_adapter("default")
+    assert torch.equal(_forward(base, lq), before)
+    model.load_adapter(str(folder), "default")
+    model.set_adapter("default", inference_mode=True)
+    assert torch.equal(_forward(model, lq), out)
+
+
+def test_two_active_adapters_are_refused(make_base: MakeBase) -> None:
+    model = add_prompt_adapter(make_base())
+    model.add_adapter("second", DynamicPromptConfig())
+    with pytest.raises(ConfigError, match="add_weighted_adapter"):
+        model.base_model.set_adapter(["default", "second"])
+    assert model.active_adapters == ["default"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["default"], "1 names for 3 images"),
+        (["default", "webb", "__base__"], "no adapter 'webb'; there are: default, __base__"),
+    ],
+)
+def test_wrong_adapter_names(
+    names: list[str], message: str, make_base: MakeBase, lq: Tensor
+) -> None:
+    model = add_prompt_adapter(make_base()).eval()
+    out = _forward(model, lq)
+    with pytest.raises(ConfigError, match=message):
+        model(lq, adapter_names=names)
+    assert torch.equal(_forward(model, lq), out), "a refused call left something behind"
+
+
+def test_adapter_names_are_for_inference(make_base: MakeBase, lq: Tensor) -> None:
+    model = add_prompt_adapter(make_base()).train()
+    with pytest.raises(ConfigError, match="inference"):
+        model(lq, adapter_names=["default"] * 3)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "a.b",
+        "a/b",
+        "__base__",
+        "prompt",
+        "dyn",
+        "offset",
+        "spade",
+        "model",
+        "0",
+        "weight",
+        "keys",
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Adapter name:UserWarning")  # PEFT's own, of the prefix
+def test_names_that_would_be_confused(name: str, make_base: MakeBase, lq: Tensor) -> None:
+    base = make_base()
+    before = _forward(base, lq)
+    with pytest.raises(ConfigError, match=f"adapter name '{name}' .*choose another"):
+        add_prompt_adapter(base, adapter_name=name)
+    assert torch.equal(_forward(base, lq), before)
+    assert not hasattr(base, "peft_config")
+
+
+def test_target_modules(make_base: MakeBase) -> None:
+    config = DynamicPromptConfig(trainable_set="dpm+offset", target_modules=["layers.0.offset"])
+    names = [name for name, _ in trainable_parameters(add_prompt_adapter(make_base(), config))]
+    assert {name.split(".dynprompt")[0] for name in names} == {
+        f"base_model.model.blocks.{i}.layers.0.offset" for i in (0, 1)
+    }
+
+
+@pytest.mark.parametrize("target", ["embed", "prompt.coefficient", "mixer", "offset"])
+def test_target_modules_of_another_kind(target: str, make_base: MakeBase) -> None:
+    with pytest.raises(TypeError, match=r"replaces the DPM modules.*LoRA"):
+        add_prompt_adapter(make_base(), DynamicPromptConfig(target_modules=[target]))
+
+
+def test_target_modules_that_match_nothing(make_base: MakeBase) -> None:
+    with pytest.raises(ConfigError, match=r"matches nothing.*blocks\.0\.prompt"):
+        add_prompt_adapter(make_base(), DynamicPromptConfig(target_modules=["promt"]))
+
+
+def test_another_number_of_prompts(
+    make_base: MakeBase, make_adapter: MakeAdapter, lq: Tensor
+) -> None:
+    folder = make_adapter(num_prompts=3)
+    model = PeftModel.from_pretrained(make_base(), str(folder))
+    out = _forward(model, lq)
+    again = PeftModel.from_pretrained(make_base(), str(folder), low_cpu_mem_usage=True)
+    assert torch.equal(_forward(again, lq), out)
+    with pytest.raises(ConfigError, match="has 3 prompts per block, the base 8"):
+        model.merge_and_unload()
+    assert torch.equal(_forward(model, lq), out)
+    with pytest.raises(ConfigError, match="take 'dpm' for another number"):
+        add_prompt_adapter(make_base(), DynamicPromptConfig(trainable_set="basis", num_prompts=3))
+
+
+def test_copies_are_independent(
+    make_base: MakeBase, perturb: Callable[..., None], lq: Tensor
+) -> None:
+    model = add_prompt_adapter(make_base(), DynamicPromptConfig(trainable_set="dpm+offset+spade"))
+    out = _forward(model, lq)
+    twin = copy.deepcopy(model)
+    perturb(twin)
+    assert not torch.equal(_forward(twin, lq), out)
+    assert torch.equal(_forward(model, lq), out)
+
+
+def test_casting_after_loading(make_base: MakeBase, make_adapter: MakeAdapter, lq: Tensor) -> None:
+    folder = make_adapter(trainable_set="dpm+offset+spade")
+    model = PeftModel.from_pretrained(make_base(), str(folder))
+    out = _forward(model, lq)
+    double = _forward(model.double(), lq.double())
+    torch.testing.assert_close(double, out.double(), rtol=0, atol=2e-4)
+    late = PeftModel.from_pretrained(make_base().double(), str(folder), low_cpu_mem_usage=True)
+    assert torch.equal(_forward(late, lq.double()), double)
+
+
+def test_autocast_and_gradient_checkpointing(make_base: MakeBase, lq: Tensor) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        base = make_base()
+        model = add_prompt_adapter(base, DynamicPromptConfig(trainable_set="dpm+offset+spade"))
+        if checkpointing:
+            base.enable_gradient_checkpointing()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(lq).float().abs().mean()
+        loss.backward()
+        gradients.append([p.grad for _, p in trainable_parameters(model)])
+    assert all(grad is not None and grad.isfinite().all() for grad in gradients[0])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(recomputed, plain)
+
+
+# -- saving, and finding the base ------------------------------------------------------------------
+
+
+def test_saving_replaces_only_complete_files(
+    make_base: MakeBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = add_prompt_adapter(make_base(), adapter_name="webp")
+    save_prompt_adapter(model, tmp_path, adapter_name="webp")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(before) == {"adapter_config.json", "adapter_model.safetensors"}
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("peft.peft_model.safe_save_file", full)
+    with pytest.raises(AdapterError, match=r"No space left on device.*unchanged"):
+        save_prompt_adapter(model, tmp_path, adapter_name="webp")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with pytest.raises(ConfigError, match="no adapter 'default'; there are: webp"):
+        save_prompt_adapter(model, tmp_path)
+
+
+def test_saving_does_not_ask_the_hub(
+    make_base: MakeBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        pytest.fail("the Hub was asked")
+
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", refuse)
+    base = make_base()
+    base.name_or_path = "user/base"
+    save_prompt_adapter(add_prompt_adapter(base), tmp_path)
+
+
+def test_the_base_is_found_by_its_name(
+    make_base: MakeBase,
+    perturb: Callable[..., None],
+    lq: Tensor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(assets, "_ROOT", tmp_path)
+    make_base().save_pretrained(tmp_path / "bases" / "ucip-tiny-v1")
+    model = add_prompt_adapter(UCIP.from_pretrained("ucip-tiny"), DynamicPromptConfig(codec="webp"))
+    perturb(model)
+    folder = save_prompt_adapter(model, tmp_path / "adapter")
+    loaded = load_prompt_adapter(folder)
+    # The version is recorded, not the name that will mean another base one day.
+    assert loaded.peft_config["default"].base_model_name_or_path == "ucip-tiny-v1"
+    assert torch.equal(_forward(loaded, lq), _forward(model, lq))
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("", AdapterError, "does not name its base"),
+        ("{folder}", ConfigError, "names a folder as its base.*If you trust it"),
+        ("/etc/passwd", ConfigError, "names a folder"),
+        ("nobody/no-such-base", BaseFormatError, "from the Hub"),
+        ("no such base", ConfigError, "no base 'no such base'"),
+    ],
+)
+def test_bases_that_are_not_fetched(
+    name: str, error: type[Exception], message: str, make_base: MakeBase, tmp_path: Path
+) -> None:
+    make_base().save_pretrained(tmp_path / "base")
+    base = make_base()
+    base.name_or_path = name.format(folder=tmp_path / "base")
+    folder = save_prompt_adapter(add_prompt_adapter(base), tmp_path / "adapter")
+    with pytest.raises(error, match=message):
+        load_prompt_adapter(folder)
+    assert load_prompt_adapter(folder, make_base()).peft_config
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
+def test_on_a_gpu(
+    low_cpu_mem_usage: bool, make_base: MakeBase, make_adapter: MakeAdapter, lq: Tensor
+) -> None:
+    folder = make_adapter(trainable_set="dpm+offset+spade")
+    out = _forward(PeftModel.from_pretrained(make_base(), str(folder), torch_device="cpu"), lq)
+    for base in (make_base(), make_base().cuda()):
+        device = base.embed.weight.device
+        model = PeftModel.from_pretrained(base, str(folder), low_cpu_mem_usage=low_cpu_mem_usage)
+        assert {p.device for p in model.parameters()} == {device}
+        assert not trainable_parameters(model)
+        torch.testing.assert_close(_forward(model, lq.to(device)).cpu(), out, rtol=0, atol=1e-3)
+    model = add_prompt_adapter(make_base("prompt-free").cuda())
+    names = ["default", "__base__", "default"]
+    model.eval()(lq.cuda(), adapter_names=names).sum().backward()
+    assert all(p.grad is not None and p.grad.is_cuda for _, p in trainable_parameters(model))
