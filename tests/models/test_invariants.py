@@ -106,12 +106,20 @@ def test_gradient_checkpointing_changes_no_gradient(lively):
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_bfloat16_autocast_is_close_to_float32(lively):
-    """Also for offsets of many pixels, on an image wide enough to show coarse positions."""
-    model = lively("nano")
+def test_offsets_stay_in_float32_under_autocast(lively):
+    """A bfloat16 offset of 20 pixels has steps of an eighth of a pixel."""
+    layer = lively("nano").blocks[0].layers[0].offset
     with torch.no_grad():
-        for block in model.blocks:
-            block.layers[0].offset.linear.bias.mul_(40)
+        layer.linear.bias.mul_(40)
+    x, prompt = torch.randn(1, 4, 5, 16), torch.randn(1, 4, 5, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = layer(x, prompt)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, layer(x, prompt))
+
+
+def test_bfloat16_autocast_is_close_to_float32(lively):
+    model = lively("nano")
     lq = torch.rand(1, 3, 4, 300)
     with torch.no_grad():
         expected = model(lq)
