@@ -107,14 +107,16 @@ class Run:
         logs: Values that it logged, each with its step.
         model: What it published: an adapted or a whole network.
         optimizer: Its prepared optimizer.
+        batches: What its loader gave, in order.
     """
 
     folder: Path
     record: dict[str, Any] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     logs: list[dict[str, float]] = field(default_factory=list)
-    model: nn.Module | None = None
-    optimizer: torch.optim.Optimizer | None = None
+    model: nn.Module | None = field(default=None, repr=False)
+    optimizer: torch.optim.Optimizer | None = field(default=None, repr=False)
+    batches: list[dict[str, torch.Tensor]] = field(default_factory=list, repr=False)
 
     @property
     def losses(self) -> list[float]:
@@ -131,7 +133,7 @@ class Runner:
         self.world = world
         self.recipes = recipes
 
-    def options(self, name: str, folder: Path, **changes: Any) -> Any:
+    def options(self, name: str, folder: Path, /, **changes: Any) -> Any:
         """Options of a tiny run."""
         world = self.world
         shared = {"output_dir": folder, "cache_dir": world.cache}
@@ -157,6 +159,7 @@ class Runner:
         self,
         name: str,
         folder: Path,
+        /,
         *,
         at: dict[int, Callable[[Run], object]] | None = None,
         **changes: Any,
@@ -196,6 +199,15 @@ class Runner:
             run.model, run.optimizer = prepared
             return prepared
 
+        if hasattr(recipe, "training_loader"):
+            load = recipe.training_loader
+
+            def watch_loader(*rest, **named):
+                for batch in load(*rest, **named):
+                    run.batches.append(batch)
+                    yield batch
+
+            patch.setattr(recipe, "training_loader", watch_loader)
         patch.setattr(Accelerator, "log", watch_log)
         patch.setattr(Accelerator, "prepare", watch_prepare)
         for name in ("publish_adapter", "publish_base"):

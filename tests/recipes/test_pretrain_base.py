@@ -1,0 +1,275 @@
+"""``pretrain_base.py``: folders that load, stages that are remembered, twins that start alike."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from ucip_adapt.codecs import get_codec
+from ucip_adapt.config import parse_config
+from ucip_adapt.data import read_rgb
+from ucip_adapt.data.bicubic import bicubic_down4
+from ucip_adapt.data.paired import to_tensor
+from ucip_adapt.errors import ConfigError, UnknownNameError
+from ucip_adapt.models import UCIP, UCIPConfig
+from ucip_adapt.training.results import TOP_LEVEL_KEYS
+
+
+@pytest.fixture(scope="module")
+def first(run, tmp_path_factory):
+    """A first stage, with two windows to choose from."""
+    return run(
+        "pretrain_base",
+        tmp_path_factory.mktemp("first") / "out",
+        max_train_steps=4,
+        windows=(8, 12),
+        settings=("jpeg:10", "jpeg:40"),
+        validation_steps=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def second(run, first, tmp_path_factory):
+    """A second stage from the first one's weights."""
+    return run(
+        "pretrain_base",
+        tmp_path_factory.mktemp("second") / "out",
+        max_train_steps=2,
+        train_batch_size=1,
+        pretrained_model_name_or_path=str(first.folder),
+        seed=1,
+        name="ucip-nano-v9",
+    )
+
+
+def test_it_leaves_a_base_that_loads(first):
+    assert {path.name for path in first.folder.iterdir()} == {
+        *("config.json", "model.safetensors", "README.md", "LICENSE", "results.json"),
+        "checkpoints",
+    }
+    base = UCIP.from_pretrained(first.folder)
+    assert base.fingerprint == first.record["parameters"]["fingerprint"]
+    assert base.num_parameters() == first.record["parameters"]["total"] == 22_467
+    for name, value in first.model.state_dict().items():
+        assert torch.equal(base.state_dict()[name], value)
+    assert first.lines[-1].startswith(f"wrote {first.folder}: ")
+    assert first.lines[-1].endswith(" dB over bicubic on validation")
+
+
+def test_the_results_are_those_of_the_file(first, world):
+    """Mean PSNR of the written base on luma, images compressed and compared by hand."""
+    base = UCIP.from_pretrained(first.folder)
+    weights = np.array([65.481, 128.553, 24.966]) / 255
+
+    def psnr(sr, truth):
+        error = ((sr.astype(float) - truth.astype(float)) @ weights)[4:-4, 4:-4]
+        return 10 * math.log10(255**2 / float((error**2).mean()))
+
+    for row in first.record["scores"]["rows"]:
+        if row["protocol"] != "y-c4" or row["method"] == "bicubic":
+            continue
+        window = None if row["method"] == "whole" else "config"
+        values = []
+        for path in sorted(world.validation.iterdir()):
+            truth = read_rgb(path)
+            lq = get_codec("jpeg").roundtrip(bicubic_down4(truth), row["quality"]).pixels
+            sr = base.upscale(to_tensor(lq)[None], window=window)[0]
+            values.append(psnr((sr * 255).round().permute(1, 2, 0).numpy(), truth))
+        assert row["psnr_db"] == pytest.approx(np.mean(values), abs=1e-4)
+
+
+def test_the_way_that_scores_best_is_kept(first):
+    ways = first.record["scores"]["inference"]
+    assert set(ways) == {"whole", "window 8", "window 12"}
+    best = max(ways, key=ways.__getitem__)
+    config = json.loads(first.bytes("config.json"))
+    assert config["window"] == (None if best == "whole" else int(best.split()[1]))
+    rows = [r for r in first.record["scores"]["rows"] if r["protocol"] == "y-c4"]
+    base = np.mean([row["psnr_db"] for row in rows if row["method"] == "base"])
+    assert base == pytest.approx(ways[best], abs=1e-3)
+
+
+def test_the_results_file_holds_curve_and_stage(first):
+    record = json.loads(first.bytes("results.json"))
+    assert tuple(record) == TOP_LEVEL_KEYS
+    assert record["kind"] == "pretrain_base"
+    assert [point["step"] for point in record["scores"]["curve"]] == [2, 4]
+    assert set(record["files"]) == {"model.safetensors", "config.json"}
+    [stage] = record["parameters"]["stages"]
+    assert (stage["max_train_steps"], stage["crops_per_step"]) == (4, 2)
+    assert stage["settings"] == ["jpeg:10", "jpeg:40"]
+    assert record["config"]["learning_rate"] == 1e-3
+
+
+def test_a_second_stage_starts_from_the_first_and_names_both(first, second):
+    stages = second.record["parameters"]["stages"]
+    assert [stage["max_train_steps"] for stage in stages] == [4, 2]
+    assert [stage["seed"] for stage in stages] == [0, 1]
+    card = ModelCard.load(second.folder / "README.md")
+    assert "# ucip-nano-v9" in card.text
+    assert "1. 4 steps of 2 crops of 12 x 12 LQ pixels, rate 0.001" in card.text
+    assert "1. 2 steps of 1 crops of 12 x 12 LQ pixels, rate 0.001" in card.text
+    assert "| started from | .../out |" in card.text
+    assert second.record["parameters"]["fingerprint"] in card.text
+    # Its first loss is that of the first stage's weights, not of random ones.
+    assert second.losses[0] == pytest.approx(first_loss(second, first.folder), abs=1e-6)
+
+
+def first_loss(done, base):
+    """L1 of the base on the first crop of a run, by hand from the run's own loader."""
+    batch = done.batches[0]
+    with torch.no_grad():
+        sr = UCIP.from_pretrained(base)(batch["lq"])
+    return float((sr - batch["gt"]).abs().mean())
+
+
+def test_another_prompt_design_is_no_second_stage(run, first, tmp_path):
+    with pytest.raises(ConfigError, match=r"--prompt none, but .* has prompt 'dynamic'"):
+        run(
+            "pretrain_base",
+            tmp_path / "out",
+            prompt="none",
+            pretrained_model_name_or_path=str(first.folder),
+        )
+
+
+def test_the_prompt_free_twin_starts_alike(run, tmp_path):
+    """Same seed: all weights but those of the prompts are equal, and so are the crops."""
+    starts = {}
+    for prompt in ("dynamic", "none"):
+        done = run(
+            "pretrain_base", tmp_path / prompt, prompt=prompt, max_train_steps=1, learning_rate=0.0
+        )
+        starts[prompt] = done
+    dynamic = UCIP.from_pretrained(starts["dynamic"].folder).state_dict()
+    twin = UCIP.from_pretrained(starts["none"].folder).state_dict()
+    assert dynamic.keys() == twin.keys()
+    for name, value in dynamic.items():
+        assert torch.equal(value, twin[name]), name
+    a, b = (starts[prompt].batches[0] for prompt in ("dynamic", "none"))
+    assert torch.equal(a["lq"], b["lq"])
+    assert (
+        starts["dynamic"].record["parameters"]["trained"]
+        > (starts["none"].record["parameters"]["trained"])
+    )
+
+
+def test_the_schedule_may_be_longer_than_the_stage(run, tmp_path):
+    done = run(
+        "pretrain_base",
+        tmp_path / "out",
+        max_train_steps=3,
+        lr_schedule_steps=11,
+        learning_rate=1e-3,
+    )
+    rates = [values["learning_rate"] for values in done.logs if "learning_rate" in values]
+    assert rates == pytest.approx(
+        [1e-3 * (1 + math.cos(math.pi * done / 10)) / 2 for done in (0, 0, 1)]
+    )
+    with pytest.raises(ConfigError, match="lr_schedule_steps=2 is shorter than max_train_steps=3"):
+        run("pretrain_base", tmp_path / "out", lr_schedule_steps=2)
+
+
+def test_milestones_halve_the_rate(run, tmp_path):
+    done = run(
+        "pretrain_base",
+        tmp_path / "out",
+        lr_scheduler="multistep",
+        lr_milestones=(2,),
+        lr_warmup_steps=0,
+        learning_rate=1e-3,
+    )
+    assert [values["learning_rate"] for values in done.logs] == [1e-3, 1e-3, 5e-4]
+    with pytest.raises(ConfigError, match="lr_milestones belong to lr_scheduler 'multistep'"):
+        run("pretrain_base", tmp_path / "out", lr_milestones=(2,))
+
+
+@pytest.mark.parametrize("prompt", ["fixed", "promptir"])
+def test_the_designs_of_table_4_train(run, tmp_path, prompt):
+    done = run("pretrain_base", tmp_path / "out", prompt=prompt, max_train_steps=1)
+    assert UCIP.from_pretrained(done.folder).config.prompt == prompt
+
+
+def test_slots_follow_the_codec(run, tmp_path):
+    done = run(
+        "pretrain_base",
+        tmp_path / "out",
+        num_slots=2,
+        settings=("jpeg:10", "webp:40"),
+        max_train_steps=2,
+        local="no",
+    )
+    config = UCIP.from_pretrained(done.folder).config
+    assert (config.num_slots, config.local) == (2, False)
+    assert done.batches[0]["slot"].tolist() == [0, 1]
+
+
+def test_a_prompt_free_network_says_so_and_gets_no_prompt_gradient(run, tmp_path):
+    done = run("pretrain_base", tmp_path / "out", prompt="none", max_train_steps=1)
+    prompt = [p for n, p in done.model.named_parameters() if ".prompt." in n]
+    assert prompt
+    assert not any(parameter.requires_grad for parameter in prompt)
+    assert done.record["parameters"]["trained"] == 22_467 - sum(p.numel() for p in prompt)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        (("jpeg",), ConfigError, "--settings jpeg: write CODEC:QUALITY, such as jpeg:40"),
+        (("jpg:10",), UnknownNameError, "unknown codec 'jpg'; did you mean 'jpeg'"),
+        (("jpeg:0",), ConfigError, "jpeg takes quality 1 to 100, not 0"),
+    ],
+)
+def test_bad_settings(run, tmp_path, settings, error, message):
+    with pytest.raises(error, match=message):
+        run("pretrain_base", tmp_path / "out", settings=settings)
+
+
+def test_a_dry_run_writes_nothing(run, tmp_path):
+    done = run("pretrain_base", tmp_path / "out", dry_run=True)
+    assert done.record == {}
+    said = dict(line.split(maxsplit=1) for line in done.lines)
+    assert said["model"] == "nano, prompt dynamic, 22,467 parameters, 22,467 trained"
+    assert said["damage"] == "jpeg:40"
+    assert said["steps"].startswith("3 of 2 crops (1 processes x 2 x 1)")
+    assert not (tmp_path / "out").exists()
+
+
+# -- the files under recipes/configs --------------------------------------------------------------
+
+
+def test_every_config_is_understood_by_its_recipe(repo_root, recipes):
+    files = sorted((repo_root / "recipes" / "configs").rglob("*.toml"))
+    assert len(files) >= 3, "no configurations were found"
+    for file in files:
+        cfg = parse_config(recipes(file.parent.name).Options, ["--config", str(file)])
+        assert not cfg.output_dir.is_absolute(), file
+        assert len(file.read_text(encoding="utf-8").splitlines()) < 40, file
+
+
+def test_the_papers_settings(repo_root, recipes):
+    """Sec. 4.1: Adam, L1, 3e-4 halved at 200k of 400k, batch 32, 64-pixel crops."""
+    file = repo_root / "recipes" / "configs" / "pretrain_base" / "paper.toml"
+    cfg = parse_config(recipes("pretrain_base").Options, ["--config", str(file)])
+    assert (cfg.preset, cfg.prompt, cfg.num_prompts) == ("full", "dynamic", 8)
+    assert (cfg.rate, cfg.lr_scheduler, cfg.lr_milestones) == (3e-4, "multistep", (200_000,))
+    assert (cfg.max_train_steps, cfg.train_batch_size, cfg.patch_size) == (400_000, 32, 64)
+    assert UCIP(UCIPConfig.preset(cfg.preset)).num_parameters() == 11_408_931
+
+
+def test_shipped_bases_never_saw_webp(repo_root, recipes):
+    for file in (repo_root / "recipes" / "configs" / "pretrain_base").glob("tiny-*.toml"):
+        cfg = parse_config(recipes("pretrain_base").Options, ["--config", str(file)])
+        assert set(cfg.train_data_dir) <= {"CID22", "embedded"}
+        assert all(text.startswith("jpeg:") for text in cfg.settings)
+
+
+def test_the_picture_needs_no_base(first):
+    """A base's folder has no before-and-after picture; its card shows none."""
+    assert "before_after.png" not in (first.folder / "README.md").read_text(encoding="utf-8")
+    assert not list(first.folder.glob("*.png"))

@@ -1,0 +1,296 @@
+"""R4, R5, R7, R8, R9 for whole recipes: stop, resume, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.numpy import load as read_safetensors
+
+from ucip_adapt.data.paired import PairedCrops
+from ucip_adapt.errors import CheckpointError, NonFiniteError
+from ucip_adapt.models import UCIP
+from ucip_adapt.training.checkpoint import CheckpointWarning
+
+SHAPE = {"max_train_steps": 8, "ema_decay": 0.9, "gradient_accumulation_steps": 2}
+RESULTS = {
+    "tune_prompts": "adapter_model.safetensors",
+    "tune_full": "model.safetensors",
+    "pretrain_base": "model.safetensors",
+}
+
+
+def published(folder):
+    return sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
+
+
+def run_in_parts(run, stop, name, folder, stops, **options):
+    """Runs that are stopped by SIGTERM after the steps given, and a last one to the end."""
+    parts = []
+    for place, step in enumerate((*stops, None)):
+        parts.append(
+            run(
+                name,
+                folder,
+                at={} if step is None else {step: stop},
+                resume_from_checkpoint="latest" if place else None,
+                **options,
+            )
+        )
+        if step is not None:
+            assert parts[-1].record == {}
+            assert (
+                parts[-1]
+                .lines[-1]
+                .endswith(f"stopped at step {step}; go on with --resume_from_checkpoint latest")
+            )
+            assert published(folder)[-1] == f"step-{step:08d}"
+            assert not (folder / "results.json").exists()
+        if place:
+            assert f"resumed    at step {stops[place - 1]}" in parts[-1].lines
+    return parts
+
+
+def check_resume(run, stop, name, tmp_path, stops, **options):
+    whole = run(name, tmp_path / "whole", **options)
+    parts = run_in_parts(run, stop, name, tmp_path / "parts", stops, **options)
+    assert [value for part in parts for value in part.logs] == whole.logs
+    file = RESULTS[name]
+    # Tensors, not bytes: safetensors writes the entries of a base's metadata in any order.
+    ours, theirs = read_safetensors(parts[-1].bytes(file)), read_safetensors(whole.bytes(file))
+    assert {name: value.tobytes() for name, value in ours.items()} == {
+        name: value.tobytes() for name, value in theirs.items()
+    }
+    assert parts[-1].record["scores"]["rows"] == whole.record["scores"]["rows"]
+    return parts[-1]
+
+
+@pytest.mark.parametrize("stops", [(3,), (2, 5)], ids=["3+5", "2+3+3"])
+def test_r5_tune_prompts(run, stop, tmp_path, stops):
+    check_resume(run, stop, "tune_prompts", tmp_path, stops, **SHAPE)
+
+
+@pytest.mark.parametrize("name", ["tune_full", "pretrain_base"])
+def test_r5_of_whole_networks(run, stop, tmp_path, name):
+    check_resume(run, stop, name, tmp_path, (2,), max_train_steps=3, ema_decay=0.9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(RESULTS))
+@pytest.mark.parametrize("stops", [(7,), (7, 13)], ids=["7+13", "7+6+7"])
+def test_r5_over_twenty_steps(run, stop, tmp_path, name, stops):
+    shape = {**SHAPE, "max_train_steps": 20, "dataloader_num_workers": 2}
+    check_resume(run, stop, name, tmp_path, stops, **shape)
+
+
+@pytest.fixture(scope="module")
+def kept(run, world, tmp_path_factory):
+    """A run of 3 steps with a checkpoint of each."""
+    return run(
+        "tune_prompts",
+        tmp_path_factory.mktemp("kept") / "out",
+        checkpointing_steps=1,
+        checkpoints_total_limit=3,
+    )
+
+
+@pytest.fixture
+def copy(kept, tmp_path):
+    """The checkpoints of that run in a folder of their own."""
+
+    def make(*steps):
+        folder = tmp_path / "out"
+        for step in steps:
+            name = f"step-{step:08d}"
+            target = folder / "checkpoints" / name
+            target.mkdir(parents=True)
+            for path in (kept.folder / "checkpoints" / name).iterdir():
+                (target / path.name).write_bytes(path.read_bytes())
+        return folder
+
+    return make
+
+
+def test_checkpoints_are_limited_and_adapters_themselves(run, world, kept, tmp_path):
+    assert published(kept.folder) == [f"step-{step:08d}" for step in (1, 2, 3)]
+    limited = run(
+        "tune_prompts", tmp_path / "out", checkpointing_steps=1, checkpoints_total_limit=1
+    )
+    assert published(limited.folder) == ["step-00000003"]
+    base = UCIP.from_pretrained(world.bases["prompted"])
+    last = PeftModel.from_pretrained(base, str(kept.folder / "checkpoints" / "step-00000003"))
+    for name, value in read_safetensors(kept.bytes()).items():
+        own = {key.replace(".default", ""): tensor for key, tensor in last.state_dict().items()}
+        np.testing.assert_array_equal(own[name].numpy(), value)
+
+
+def test_a_path_goes_back_to_an_earlier_step(run, kept, copy):
+    folder = copy(1, 2, 3)
+    path = str(folder / "checkpoints" / "step-00000001")
+    again = run("tune_prompts", folder, resume_from_checkpoint=path)
+    assert again.losses == kept.losses[1:]
+    assert again.bytes() == kept.bytes()
+
+
+def test_a_finished_run_resumes_to_its_result(run, kept, copy):
+    again = run("tune_prompts", copy(3), resume_from_checkpoint="latest")
+    assert again.losses == []
+    assert again.bytes() == kept.bytes()
+    assert again.record["scores"]["rows"] == kept.record["scores"]["rows"]
+    assert again.record["seconds"]["training"] >= kept.record["seconds"]["training"] - 0.5
+
+
+def test_a_stop_after_the_last_step_changes_nothing(run, stop, kept, tmp_path):
+    done = run("tune_prompts", tmp_path / "out", at={3: stop})
+    assert done.bytes() == kept.bytes()
+    assert published(done.folder) == ["step-00000003"]
+
+
+def test_r4_a_damaged_checkpoint_is_passed_over(run, kept, copy):
+    folder = copy(1, 2)
+    path = folder / "checkpoints" / "step-00000002" / "trainable.safetensors"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.warns(CheckpointWarning, match=r"trainable\.safetensors is damaged.*step-00000001"):
+        again = run("tune_prompts", folder, resume_from_checkpoint="latest")
+    assert "resumed    at step 1" in again.lines
+    assert again.bytes() == kept.bytes()
+
+
+def test_a_missing_checkpoint_is_an_error(run, tmp_path):
+    with pytest.raises(
+        CheckpointError, match=r"there is no checkpoint in .*out/checkpoints to res"
+    ):
+        run("tune_prompts", tmp_path / "out", resume_from_checkpoint="latest")
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint elsewhere; known in .*none"):
+        run("tune_prompts", tmp_path / "out", resume_from_checkpoint="elsewhere")
+
+
+def test_r8_another_number_of_processes(run, kept, copy):
+    folder = copy(2)
+    manifest = folder / "checkpoints" / "step-00000002" / "manifest.json"
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    assert (content["world_size"], content["effective_batch"]) == (1, 2)
+    changed = {**content, "world_size": 2, "effective_batch": 4}
+    manifest.write_text(json.dumps(changed), encoding="utf-8")
+    message = r"by 2 processes \(effective batch 4\), this run has 1 process \(effective batch 2\)"
+    with pytest.raises(CheckpointError, match=f"{message}.*--allow_world_change"):
+        run("tune_prompts", folder, resume_from_checkpoint="latest")
+    with pytest.warns(CheckpointWarning, match=message):
+        done = run("tune_prompts", folder, resume_from_checkpoint="latest", allow_world_change=True)
+    assert done.bytes() == kept.bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "listed"),
+    [
+        ({"learning_rate": 0.5}, [r"learning_rate: 0\.03 in the checkpoint, 0\.5 now"]),
+        (
+            {"codec": "jpeg", "qualities": (20,)},
+            [
+                r'codec: "webp" in the checkpoint, "jpeg" now',
+                r"qualities: \[10\] in .*, \[20\] now",
+            ],
+        ),
+        (
+            {"trainable": "dpm+offset", "learning_rate": 0.03},
+            [r'trainable: "dpm" in the checkpoint, "dpm\+offset" now'],
+        ),
+        ({"seed": 4, "patch_size": 16}, ["patch_size: 12 in .* 16 now", "seed: 0 in .*, 4 now"]),
+        ({"max_train_steps": 9}, ["max_train_steps: 3 in the checkpoint, 9 now"]),
+    ],
+    ids=["rate", "codec", "set", "data", "steps"],
+)
+def test_r9_changed_options_are_listed(run, copy, changes, listed):
+    with pytest.raises(CheckpointError) as caught:
+        run("tune_prompts", copy(2), resume_from_checkpoint="latest", **changes)
+    for pattern in listed:
+        assert caught.match(pattern)
+    assert caught.match("accept the change by --force")
+    assert str(caught.value).count(" in the checkpoint, ") == len(listed)
+
+
+def test_r9_force_accepts_them(run, copy):
+    with pytest.warns(
+        CheckpointWarning, match=r"learning_rate: 0\.03 in the checkpoint, 0\.01 now"
+    ):
+        done = run(
+            "tune_prompts", copy(2), resume_from_checkpoint="latest", learning_rate=0.01, force=True
+        )
+    assert len(done.losses) == 1
+
+
+def test_r9_options_that_do_not_matter_may_change(run, kept, copy):
+    done = run(
+        "tune_prompts",
+        copy(2),
+        resume_from_checkpoint="latest",
+        dataloader_num_workers=1,
+        checkpointing_steps=2,
+        validation_steps=1,
+    )
+    assert done.bytes() == kept.bytes()
+
+
+# -- R7 -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bad_sample(monkeypatch):
+    """Sample number 3, of step 1, is NaN."""
+    cut = PairedCrops.__getitem__
+
+    def spoilt(self, index):
+        sample = cut(self, index)
+        return {**sample, "lq": sample["lq"] * math.nan} if index == 3 else sample
+
+    monkeypatch.setattr(PairedCrops, "__getitem__", spoilt)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_r7_a_bad_step_is_skipped(run, bad_sample, tmp_path, accumulation):
+    done = run(
+        "tune_prompts",
+        tmp_path / "out",
+        train_batch_size=2 // accumulation,
+        gradient_accumulation_steps=accumulation,
+        validation_steps=3,
+        ema_decay=0.5,
+    )
+    assert done.record["scores"]["skipped_steps"] == 1
+    assert [math.isnan(loss) for loss in done.losses] == [False, True, False]
+    [point] = done.record["scores"]["curve"]
+    assert point["step"] == 3, "a skipped step counts"
+    assert math.isfinite(point["train_l1"])
+    for value in read_safetensors(done.bytes()).values():
+        assert np.isfinite(value).all()
+
+
+def test_r7_a_skipped_step_trains_nothing(run, bad_sample, tmp_path):
+    one = run("tune_prompts", tmp_path / "one", max_train_steps=1, lr_scheduler="constant")
+    two = run("tune_prompts", tmp_path / "two", max_train_steps=2, lr_scheduler="constant")
+    assert two.bytes() == one.bytes()
+
+
+@pytest.mark.parametrize("name", list(RESULTS))
+def test_r7_a_bad_step_stops(run, bad_sample, tmp_path, name):
+    with pytest.raises(NonFiniteError, match=r"step 1: the loss is NaN or infinite; samples 2, 3"):
+        run(name, tmp_path / "out", nonfinite="stop", checkpointing_steps=1)
+    assert published(tmp_path / "out") == ["step-00000001"]
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def spoil(run):
+    with torch.no_grad():
+        next(p for p in run.model.parameters() if p.requires_grad).fill_(math.nan)
+
+
+def test_r7_a_bad_state_is_never_published(run, kept, tmp_path):
+    with pytest.raises(NonFiniteError, match=r"step 2 is not saved: .* untouched"):
+        run("tune_prompts", tmp_path / "out", checkpointing_steps=1, at={2: spoil})
+    assert published(tmp_path / "out") == ["step-00000001"]
+    again = run("tune_prompts", tmp_path / "out", resume_from_checkpoint="latest")
+    assert again.bytes() == kept.bytes()
