@@ -21,13 +21,13 @@ from ucip_adapt.config import option, run_recipe
 from ucip_adapt.data import ArrayCache, default_cache_dir, load_eval_set, parse_settings
 from ucip_adapt.data.benchmarks import data_root
 from ucip_adapt.data.degrade import require_codec
-from ucip_adapt.errors import ConfigError
+from ucip_adapt.errors import AdapterError, ConfigError, UcipError
 from ucip_adapt.evaluation import Upscale, bicubic, evaluate_sets, network_upscaler, summarise
 from ucip_adapt.metrics import get_protocol
 from ucip_adapt.models import UCIP
 from ucip_adapt.training.results import run_record, write_results
 from ucip_adapt.training.run import Clock, say
-from ucip_adapt.tuning import load_prompt_adapter, protocol_for
+from ucip_adapt.tuning import base_kind, load_prompt_adapter
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,18 @@ def read_models(texts: tuple[str, ...], base: str, revision: str | None) -> dict
 
 def load_adapter(base: UCIP, path: str) -> UCIP:
     """Put a prompt adapter, or one of PEFT's own methods, on a base."""
-    if PeftConfig.from_pretrained(path).peft_type == "DYNAMIC_PROMPT":
-        load_prompt_adapter(path, base)
-    else:
-        PeftModel.from_pretrained(base, path)
+    try:
+        if PeftConfig.from_pretrained(path).peft_type == "DYNAMIC_PROMPT":
+            load_prompt_adapter(path, base)
+        else:
+            PeftModel.from_pretrained(base, path)
+    except (ValueError, OSError) as error:
+        if isinstance(error, UcipError):
+            raise
+        raise AdapterError(
+            f"cannot load --adapter {path}: {error}. Give the folder of an adapter or of a tuned "
+            "network, or an adapter's repository on the Hub"
+        ) from error
     return base.eval()  # PEFT replaces modules inside the base itself
 
 
@@ -121,8 +129,11 @@ def main(cfg: Options) -> dict[str, Any]:
     sets = [load_eval_set(name, root, limit=cfg.max_images) for name in cfg.evaluate_on]
     accelerator = Accelerator()
     base = UCIP.from_pretrained(cfg.pretrained_model_name_or_path, revision=cfg.revision)
-    if cfg.protocol is not None:
-        protocol_for(base, cfg.protocol)
+    if cfg.protocol is not None and base_kind(base) != "prompted":
+        raise ConfigError(
+            f"protocol {cfg.protocol} wants a prompted base, {cfg.pretrained_model_name_or_path} "
+            "is prompt-free: give another base, or leave --protocol out"
+        )
     others = read_models(cfg.adapter, cfg.pretrained_model_name_or_path, cfg.revision)
     methods = build_methods(cfg, {"base": base, **others}, accelerator.device)
     clock.lap("data")

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ucip_adapt.assets import ALIASES
 from ucip_adapt.config import option, run_recipe
 from ucip_adapt.evaluation import mean_psnr
 from ucip_adapt.hub.folders import publish_base, push_folder
@@ -57,7 +58,13 @@ def main(cfg: Options) -> dict[str, Any]:
     settings = tuning_settings(cfg)
     rate = RATE if cfg.learning_rate is None else cfg.learning_rate
     qualities = tuple(setting.quality for setting in settings)
-    cfg = dataclasses.replace(cfg, learning_rate=rate, qualities=qualities)
+    base_name = ALIASES.get(cfg.pretrained_model_name_or_path, cfg.pretrained_model_name_or_path)
+    cfg = dataclasses.replace(
+        cfg,
+        learning_rate=rate,
+        qualities=qualities,
+        pretrained_model_name_or_path=base_name,  # the newest base of today, by its own name
+    )
     accelerator = make_accelerator(cfg)
     base = UCIP.from_pretrained(cfg.pretrained_model_name_or_path, revision=cfg.revision)
     base.to(accelerator.device)
@@ -89,7 +96,9 @@ def main(cfg: Options) -> dict[str, Any]:
     if ema is not None:
         accelerator.register_for_checkpointing(ema)
     accelerator.register_for_checkpointing(clock)
-    checkpoints = make_checkpoints(cfg, accelerator, critical=("codec", "qualities"))
+    checkpoints = make_checkpoints(
+        cfg, accelerator, critical=("pretrained_model_name_or_path", "codec", "qualities")
+    )
     step = 0
     if cfg.resume_from_checkpoint is not None:
         step = checkpoints.resume(

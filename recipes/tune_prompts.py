@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from peft import PeftModel, get_peft_model
 
+from ucip_adapt.assets import ALIASES
 from ucip_adapt.config import option, run_recipe
 from ucip_adapt.evaluation import mean_psnr
 from ucip_adapt.hub.folders import publish_adapter, push_folder
@@ -94,7 +95,13 @@ def main(cfg: Options) -> dict[str, Any]:
     settings = tuning_settings(cfg)
     rate = RATES[method] if cfg.learning_rate is None else cfg.learning_rate
     qualities = tuple(setting.quality for setting in settings)
-    cfg = dataclasses.replace(cfg, learning_rate=rate, qualities=qualities)
+    base_name = ALIASES.get(cfg.pretrained_model_name_or_path, cfg.pretrained_model_name_or_path)
+    cfg = dataclasses.replace(
+        cfg,
+        learning_rate=rate,
+        qualities=qualities,
+        pretrained_model_name_or_path=base_name,  # the newest base of today, by its own name
+    )
     accelerator = make_accelerator(cfg)
     base = UCIP.from_pretrained(cfg.pretrained_model_name_or_path, revision=cfg.revision)
     protocol = protocol_for(base, cfg.protocol, everything=False)
@@ -129,7 +136,14 @@ def main(cfg: Options) -> dict[str, Any]:
     if ema is not None:
         accelerator.register_for_checkpointing(ema)
     accelerator.register_for_checkpointing(clock)
-    critical = ("codec", "qualities", "trainable", "trainable_blocks", "peft_method")
+    critical = (
+        "pretrained_model_name_or_path",
+        "codec",
+        "qualities",
+        "trainable",
+        "trainable_blocks",
+        "peft_method",
+    )
     checkpoints = make_checkpoints(cfg, accelerator, critical=critical)
     step = 0
     if cfg.resume_from_checkpoint is not None:
