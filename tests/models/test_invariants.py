@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ucip_adapt import UCIP, UCIPConfig
+from ucip_adapt.models import upscale_windows
 
 
 def test_transposed_weights_give_the_transposed_image(lively):
@@ -81,11 +82,12 @@ def test_upscale_repeats_the_edge_of_small_sides_only(lively, size):
 
 
 def test_upscale_takes_the_window_from_the_configuration_or_the_call(lively):
-    model = lively("nano", window=8, window_stride=4)
-    whole = lively("nano")
-    whole.load_state_dict(model.state_dict())
+    model, whole = lively("nano", window=8, window_stride=3), lively("nano")
     lq = torch.rand(1, 3, 8, 20)
-    assert torch.equal(model.upscale(lq), whole.upscale(lq, window=8))
+    with torch.no_grad():
+        blend = upscale_windows(whole, lq, window=8, stride=3).clamp(0, 1)
+    assert torch.equal(model.upscale(lq), blend)
+    assert torch.equal(lively("nano", window=8).upscale(lq), whole.upscale(lq, window=8))
     assert torch.equal(model.upscale(lq, window=None), whole.upscale(lq))
     assert not torch.equal(whole.upscale(lq), whole.upscale(lq, window=8))
     with pytest.raises(ValueError, match=r"window='all': give 'config', None or a number"):
