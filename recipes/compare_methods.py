@@ -193,31 +193,34 @@ def final(cfg: Options) -> None:
 
 
 def measure(cfg: Options, runs: dict[str, tuple[str, str, Path]]) -> dict[str, Any]:
-    """Measure the base and every run, one evaluation for each set of training images."""
+    """Measure the base and every run; one evaluation for each set and each training images."""
     merged: dict[str, Any] = {"rows": []}
-    for images in cfg.train_on:
-        folder = cfg.runs_dir / f"{cfg.codec}-evaluation-{images}"
-        labels = {label: run[2] for label, run in runs.items() if run[1] == images}
-        if not (folder / "results.json").is_file():
-            arguments = [
-                *("--codec", cfg.codec, "--pretrained_model_name_or_path", cfg.base),
-                *("--evaluate_on", *cfg.evaluate_on, "--window", cfg.window),
-                *("--metric_protocols", "y-c4"),
-                *("--adapter", *(f"{label}={path}" for label, path in labels.items())),
-                *(("--data", str(cfg.data)) if cfg.data else ()),
-                *("--output_dir", str(folder)),
-            ]
-            log = folder.with_name(folder.name + ".log")
-            launch("evaluate.py", arguments, log, processes=cfg.jobs)
-        record = read_results(folder / "results.json")
-        merged |= {"environment": record["environment"], "parameters": record["parameters"]}
-        known = {(row["method"], row["dataset"], row["quality"]) for row in merged["rows"]}
-        merged["rows"] += [
-            row
-            for row in record["scores"]["rows"]
-            if (row["method"], row["dataset"], row["quality"]) not in known
-        ]
+    for dataset in cfg.evaluate_on:
+        for images in cfg.train_on:
+            labels = {label: run[2] for label, run in runs.items() if run[1] == images}
+            folder = cfg.runs_dir / f"{cfg.codec}-evaluation-{images}-{dataset}"
+            record = measure_set(cfg, dataset, labels, folder, base=images == cfg.train_on[0])
+            merged |= {"environment": record["environment"], "parameters": record["parameters"]}
+            merged["rows"] += record["scores"]["rows"]
     return merged
+
+
+def measure_set(
+    cfg: Options, dataset: str, labels: dict[str, Path], folder: Path, *, base: bool
+) -> dict[str, Any]:
+    """Measure runs on one set, with bicubic and the base or without, unless that was done."""
+    if not (folder / "results.json").is_file():
+        arguments = [
+            *("--codec", cfg.codec, "--pretrained_model_name_or_path", cfg.base),
+            *("--evaluate_on", dataset, "--window", cfg.window, "--metric_protocols", "y-c4"),
+            *("--adapter", *(f"{label}={path}" for label, path in labels.items())),
+            *(() if base else ("--skip_base",)),
+            *(("--data", str(cfg.data)) if cfg.data else ()),
+            *("--output_dir", str(folder)),
+        ]
+        log = folder.with_name(folder.name + ".log")
+        launch("evaluate.py", arguments, log, processes=cfg.jobs)
+    return read_results(folder / "results.json")
 
 
 def describe_run(folder: Path, images: str) -> dict[str, Any]:

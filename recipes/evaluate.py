@@ -27,7 +27,8 @@ from ucip_adapt.metrics import get_protocol
 from ucip_adapt.models import UCIP
 from ucip_adapt.training.results import run_record, write_results
 from ucip_adapt.training.run import Clock, say
-from ucip_adapt.tuning import base_kind, load_prompt_adapter
+from ucip_adapt.tuning import load_prompt_adapter
+from ucip_adapt.tuning.protocols import base_kind
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Options:
     adapter: tuple[str, ...] = option(
         (), "Adapters or tuned networks to compare with the base: PATH or NAME=PATH."
     )
+    skip_base: bool = option(False, "Measure only what --adapter names.")
     codec: str = option("webp", "Codec to measure on.")
     qualities: tuple[int, ...] = option((), "Its qualities; default: those of its suite.")
     protocol: Literal["i"] | None = option(None, "Row i of Table 3 asks for a prompted base.")
@@ -108,7 +110,7 @@ def build_methods(
 ) -> dict[str, Upscale]:
     """Every network in each way asked for, and bicubic."""
     ways = {"": cfg.window} if cfg.window != "both" else {" whole": "whole", "": "config"}
-    methods: dict[str, Upscale] = {"bicubic": bicubic}
+    methods: dict[str, Upscale] = {} if cfg.skip_base else {"bicubic": bicubic}
     for label, model in models.items():
         model.to(device)
         for suffix, way in ways.items():
@@ -121,6 +123,8 @@ def build_methods(
 def main(cfg: Options) -> dict[str, Any]:
     """Measure; returns what results.json holds."""
     clock = Clock()
+    if cfg.skip_base and not cfg.adapter:
+        raise ConfigError("--skip_base leaves nothing to measure: name something with --adapter")
     require_codec(cfg.codec)
     settings = parse_settings(cfg.codec, cfg.qualities or None)
     for name in cfg.metric_protocols:
@@ -135,7 +139,8 @@ def main(cfg: Options) -> dict[str, Any]:
             "is prompt-free: give another base, or leave --protocol out"
         )
     others = read_models(cfg.adapter, cfg.pretrained_model_name_or_path, cfg.revision)
-    methods = build_methods(cfg, {"base": base, **others}, accelerator.device)
+    measured = others if cfg.skip_base else {"base": base, **others}
+    methods = build_methods(cfg, measured, accelerator.device)
     clock.lap("data")
     rows = evaluate_sets(
         methods,
@@ -148,7 +153,7 @@ def main(cfg: Options) -> dict[str, Any]:
     )
     clock.lap("evaluation")
     for name in cfg.metric_protocols:
-        say(accelerator, summarise(rows, protocol=name, reference="bicubic"), "")
+        say(accelerator, summarise(rows, protocol=name, reference=next(iter(methods))), "")
     record = run_record(
         "evaluate",
         cfg,
