@@ -1,0 +1,150 @@
+"""``evaluate.py``: the same scores as the run that made an adapter, under names one can tell."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ucip_adapt.errors import AdapterError, BaseMismatchError, ConfigError, DataError
+from ucip_adapt.models import UCIP
+from ucip_adapt.training.results import TOP_LEVEL_KEYS
+
+
+@pytest.fixture(scope="module")
+def tuned(run, tmp_path_factory):
+    """Results to compare: a prompt adapter, a LoRA and a whole network of the same base."""
+    folder = tmp_path_factory.mktemp("tuned")
+    return {
+        "prompts": run("tune_prompts", folder / "prompts"),
+        "lora": run("tune_prompts", folder / "lora", trainable="dpm+offset", peft_method="lora"),
+        "full": run("tune_full", folder / "full"),
+    }
+
+
+def cells(done, method, protocol=None):
+    """Scores of one method without its name."""
+    return [
+        {key: value for key, value in row.items() if key != "method"}
+        for row in done.record["scores"]["rows"]
+        if row["method"] == method and protocol in (None, row["protocol"])
+    ]
+
+
+def methods(done):
+    return list(dict.fromkeys(row["method"] for row in done.record["scores"]["rows"]))
+
+
+def test_the_base_alone(run, tuned, tmp_path):
+    done = run("evaluate", tmp_path / "out", protocol="i")
+    assert methods(done) == ["bicubic", "base"]
+    for method in methods(done):
+        assert cells(done, method) == cells(tuned["prompts"], method)
+        assert len(cells(done, method)) == 2, "one quality under two protocols"
+    record = json.loads(done.bytes("results.json"))
+    assert tuple(record) == TOP_LEVEL_KEYS
+    assert record["kind"] == "evaluate"
+    assert record["scores"]["rows"] == done.record["scores"]["rows"]
+    assert done.lines[-1] == f"wrote {tmp_path / 'out' / 'results.json'}"
+    table = "\n".join(done.lines)
+    assert "PSNR in dB, protocol y-c4, gain over bicubic in brackets" in table
+    assert "PSNR in dB, protocol rgb-c4, gain over bicubic in brackets" in table
+    for row in done.record["scores"]["rows"]:
+        assert f"{row['psnr_db']:.3f}" in table
+
+
+def test_one_adapter(run, tuned, tmp_path):
+    done = run("evaluate", tmp_path / "out", adapter=(str(tuned["prompts"].folder),))
+    assert methods(done) == ["bicubic", "base", "adapter"]
+    for method in methods(done):
+        assert cells(done, method) == cells(tuned["prompts"], method)
+
+
+def test_several_are_told_apart_and_do_not_touch_each_other(run, tuned, tmp_path):
+    done = run(
+        "evaluate",
+        tmp_path / "out",
+        adapter=(
+            f"dpm={tuned['prompts'].folder}",
+            str(tuned["lora"].folder),
+            f"everything={tuned['full'].folder}",
+        ),
+    )
+    assert methods(done) == ["bicubic", "base", "dpm", "lora", "everything"]
+    assert cells(done, "base") == cells(tuned["prompts"], "base")
+    assert cells(done, "dpm") == cells(tuned["prompts"], "adapter")
+    assert cells(done, "lora") == cells(tuned["lora"], "adapter")
+    assert cells(done, "everything") == cells(tuned["full"], "full")
+
+
+def test_whole_images_beside_windows(run, world, tmp_path):
+    base = UCIP.from_pretrained(world.bases["prompted"])
+    base.config = base.config.replace(window=12)
+    base.save_pretrained(tmp_path / "windowed")
+    name = str(tmp_path / "windowed")
+    both = run("evaluate", tmp_path / "both", pretrained_model_name_or_path=name, window="both")
+    assert methods(both) == ["bicubic", "base whole", "base"]
+    whole = run("evaluate", tmp_path / "whole", pretrained_model_name_or_path=name, window="whole")
+    same = run("evaluate", tmp_path / "same", window="12")
+    assert cells(both, "base whole") == cells(whole, "base")
+    assert cells(both, "base") == cells(same, "base")
+    assert cells(both, "base") != cells(both, "base whole")
+
+
+def test_protocols_images_and_sets_are_chosen(run, world, tmp_path):
+    done = run(
+        "evaluate",
+        tmp_path / "out",
+        metric_protocols=("y-c0",),
+        max_images=1,
+        evaluate_on=(str(world.validation), str(world.train)),
+        codec="jpeg",
+        qualities=(10, 40),
+    )
+    rows = done.record["scores"]["rows"]
+    assert {(row["protocol"], row["images"], row["codec"]) for row in rows} == {("y-c0", 1, "jpeg")}
+    assert {(row["dataset"], row["quality"]) for row in rows} == {
+        *(("validation", 10), ("validation", 40), ("train", 10), ("train", 40))
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"codec": "vvc"}, ConfigError, "unknown codec 'vvc'"),
+        ({"qualities": (500,)}, ConfigError, "webp takes quality 0 to 100, not 500"),
+        ({"metric_protocols": ("y",)}, ConfigError, "unknown .*protocol 'y'"),
+        ({"window": "7"}, ConfigError, "--window 7: give config, whole, both, or a number from 8"),
+        ({"evaluate_on": ("nowhere",)}, DataError, "no folder 'nowhere'"),
+        ({"adapter": ("./nowhere",)}, AdapterError, r"cannot load --adapter \./nowhere: "),
+    ],
+)
+def test_bad_options(run, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        run("evaluate", tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_row_i_wants_a_prompted_base(run, world, tmp_path):
+    name = str(world.bases["prompt-free"])
+    with pytest.raises(ConfigError, match=r"protocol i wants a prompted base, .* is prompt-free"):
+        run("evaluate", tmp_path / "out", protocol="i", pretrained_model_name_or_path=name)
+    done = run("evaluate", tmp_path / "out", pretrained_model_name_or_path=name)
+    assert methods(done) == ["bicubic", "base"]
+
+
+def test_names_must_differ(run, tuned, tmp_path):
+    path = str(tuned["prompts"].folder)
+    for adapter in ((f"a={path}", f"a={path}"), (f"base={path}",), (path, path)):
+        with pytest.raises(ConfigError, match=r"the name '\w+' is taken; write NAME=PATH"):
+            run("evaluate", tmp_path / "out", adapter=adapter)
+
+
+def test_an_adapter_of_another_base_is_refused(run, world, tuned, tmp_path):
+    with pytest.raises(BaseMismatchError, match="the adapter was made for base"):
+        run(
+            "evaluate",
+            tmp_path / "out",
+            adapter=(str(tuned["prompts"].folder),),
+            pretrained_model_name_or_path=str(world.bases["other"]),
+        )
