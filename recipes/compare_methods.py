@@ -39,14 +39,14 @@ class Method(NamedTuple):
 
 METHODS = {
     "dpm": Method("tune_prompts.py", ("--trainable", "dpm"), (1e-2, 3e-2)),
-    "dpm+offset": Method("tune_prompts.py", ("--trainable", "dpm+offset"), (3e-3, 1e-2)),
+    "dpm+offset": Method("tune_prompts.py", ("--trainable", "dpm+offset"), (3e-3, 1e-2, 3e-2)),
     "dpm+offset+spade": Method(
         "tune_prompts.py", ("--trainable", "dpm+offset+spade"), (1e-3, 3e-3)
     ),
     "lora": Method(
         "tune_prompts.py",
         ("--trainable", "dpm+offset", "--peft_method", "lora"),
-        (3e-3, 1e-2),
+        (3e-3, 1e-2, 3e-2),
     ),
     "everything": Method("tune_full.py", (), (3e-4, 1e-3)),
 }
