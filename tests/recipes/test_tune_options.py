@@ -147,6 +147,21 @@ def test_a_dry_run_says_everything_and_writes_nothing(run, world, tmp_path):
     assert set(world.cache.rglob("*")) == before
 
 
+@pytest.mark.parametrize("name", ["tune_prompts", "tune_full"])
+def test_the_finished_folder_is_pushed(run, recipes, tmp_path, monkeypatch, name):
+    pushed = []
+
+    def push(folder, repository, *, default_name):
+        assert (folder / "results.json").is_file()
+        pushed.append((folder, repository, default_name))
+
+    monkeypatch.setattr(recipes(name), "push_folder", push)
+    options = {"max_train_steps": 1, "push_to_hub": True}
+    run(name, tmp_path / "out", hub_model_id="me/mine", **options)
+    default = {"tune_prompts": "ucip-webp", "tune_full": "ucip-webp-full"}[name]
+    assert pushed == [(tmp_path / "out", "me/mine", default)]
+
+
 def test_help_lists_every_option(recipes, command, capsys):
     with pytest.raises(SystemExit) as end:
         command("tune_prompts", "--help")
