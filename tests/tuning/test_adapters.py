@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from ucip_adapt import assets
@@ -93,6 +93,26 @@ def test_loading_twice_under_one_name(
     assert not torch.equal(_forward(model, lq), out)
     model.load_adapter(str(first), "default")
     assert torch.equal(_forward(model, lq), out)
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to modify:UserWarning")  # PEFT's own
+def test_a_network_with_adapters_is_not_wrapped_again(
+    make_base: MakeBase, make_adapter: MakeAdapter, lq: Tensor
+) -> None:
+    """Parts of an earlier adapter of the same name would go on working unseen."""
+    first, second = make_adapter(trainable_set="dpm+offset", name="first"), make_adapter(seed=2)
+    base = make_base()
+    model = PeftModel.from_pretrained(base, str(first))
+    out, config = _forward(model, lq), model.peft_config["default"]
+    with pytest.raises(ConfigError, match=r"carries adapters already.*load_adapter.*unload"):
+        PeftModel.from_pretrained(base, str(second))
+    with pytest.raises(ConfigError, match="carries adapters already"):
+        add_prompt_adapter(get_peft_model(make_base(), LoraConfig(target_modules=["proj"])).model)
+    assert torch.equal(_forward(model, lq), out)
+    assert model.peft_config == {"default": config}
+    again = PeftModel.from_pretrained(model.unload(), str(second))
+    expected = PeftModel.from_pretrained(make_base(), str(second))
+    assert torch.equal(_forward(again, lq), _forward(expected, lq))
 
 
 def test_deleting_the_active_adapter(

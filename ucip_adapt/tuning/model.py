@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
 from ucip_adapt.errors import AdapterValueError, ConfigError
@@ -26,11 +26,14 @@ __all__ = ["DynamicPromptModel"]
 class DynamicPromptModel(BaseTuner):
     """Prompt adapters on a UCIP network, in the shape that PEFT expects of a method.
 
-    Made by ``get_peft_model`` and ``PeftModel.from_pretrained``. Stricter than PEFT's own methods:
-    an adapter is loaded completely and onto its own base, or a typed error is raised and the model
-    is as it was before. It is the ``base_model`` of the ``PeftModel`` that
-    :func:`add_prompt_adapter` and :func:`load_prompt_adapter` return, and its methods can be called
-    on either.
+    Made by ``get_peft_model`` and ``PeftModel.from_pretrained``; the ``base_model`` of the
+    ``PeftModel`` that :func:`add_prompt_adapter` and :func:`load_prompt_adapter` return, and its
+    methods can be called on either.
+
+    Stricter than PEFT's own methods: an adapter is loaded completely and onto its own base, or a
+    typed error is raised and the model is as it was before. (Over an existing adapter PEFT loads a
+    file without reading its configuration: there names, shapes and values are checked, the base
+    is not.)
 
     Attributes:
         model: The base network, its modules replaced in place.
@@ -51,6 +54,22 @@ class DynamicPromptModel(BaseTuner):
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  # as PEFT declares it
     model: UCIP
     peft_config: dict[str, DynamicPromptConfig]  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        model: nn.Module,
+        peft_config: PeftConfig | dict[str, PeftConfig],
+        adapter_name: str,
+        low_cpu_mem_usage: bool = False,
+        state_dict: dict[str, Tensor] | None = None,
+    ) -> None:
+        if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+            # PEFT would mix the parts of both adapters, with a warning.
+            raise ConfigError(
+                "this network carries adapters already: add others with add_adapter or "
+                "load_adapter of its PeftModel, or call unload() there first"
+            )
+        super().__init__(model, peft_config, adapter_name, low_cpu_mem_usage, state_dict)
 
     # -- adding an adapter ---------------------------------------------------------------------
 
