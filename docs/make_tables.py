@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 PAGES = (ROOT / "README.md",)
 SETS = ("Set5", "Set14", "BSD100")
+SIZES = "| parameters | bytes | step | kept |"
 
 
 def read(name: str) -> Any:  # noqa: ANN401 - JSON
@@ -27,10 +28,15 @@ def read(name: str) -> Any:  # noqa: ANN401 - JSON
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
-def cells(record: Any, protocol: str = "y-c4") -> dict[tuple[str, int, str], float]:  # noqa: ANN401
-    """PSNR by set, quality and method."""
+def cells(
+    record: Any,  # noqa: ANN401 - JSON
+    *,
+    value: str = "psnr_db",
+    protocol: str = "y-c4",
+) -> dict[tuple[str, int, str], float]:
+    """PSNR or SSIM by set, quality and method."""
     return {
-        (row["dataset"], row["quality"], row["method"]): row["psnr_db"]
+        (row["dataset"], row["quality"], row["method"]): row[value]
         for row in record["scores"]["rows"]
         if row["protocol"] == protocol
     }
@@ -70,38 +76,54 @@ def base_jpeg() -> str:
 
 
 def webp_methods() -> str:
-    """Every way of tuning: mean gain over the base by set, size, time."""
+    """Every way of tuning: mean gain over the base by set, in SSIM, size, time."""
     record = read("webp_methods.json")
-    found = cells(record)
-    datasets = list(dict.fromkeys(key[0] for key in found))
+    psnr, ssim = cells(record), cells(record, value="ssim")
+    steps = read("benchmarks/tuning_step.json")["scores"]
+    datasets = list(dict.fromkeys(key[0] for key in psnr))
     lines = [
-        f"| tuned (images) | {' | '.join(datasets)} | worst | parameters | bytes | s/step | MiB |",
-        "|---|" + "---|" * (len(datasets) + 5),
+        f"| tuned (images) | rate | {' | '.join(datasets)} | worst quality | SSIM {SIZES}",
+        "|---|" + "---|" * (len(datasets) + 7),
     ]
     for label, about in record["parameters"]["methods"].items():
-        gains = {
-            key[:2]: found[(*key[:2], label)] - value
-            for key, value in found.items()
-            if key[2] == "base"
-        }
-        means = [fmean(g for k, g in gains.items() if k[0] == name) for name in datasets]
-        by_quality = [
-            fmean(g for k, g in gains.items() if k[1] == quality) for quality in (10, 20, 30, 40)
-        ]
+        gain = gains_over_base(psnr, label)
+        means = [mean_or_dash([g for k, g in gain.items() if k[0] == name]) for name in datasets]
+        qualities = sorted({key[1] for key in gain})
+        worst = min(fmean(g for k, g in gain.items() if k[1] == q) for q in qualities)
+        step = steps[label.split(" (")[0]]
         lines.append(
-            f"| {label} | {' | '.join(f'{mean:+.3f}' for mean in means)} | {min(by_quality):+.3f} "
-            f"| {about['trained']:,} | {about['bytes']:,} | {about['seconds_per_step']:.2f} "
-            f"| {about['peak_memory_mib']:,} |"
+            f"| {label} | {about['learning_rate']:g} | {' | '.join(means)} | {worst:+.3f} "
+            f"| {fmean(gains_over_base(ssim, label).values()):+.4f} "
+            f"| {about['trained']:,} | {about['bytes']:,} "
+            f"| x{step['ratio']:.2f} | {step['kept_mib']:.0f} MiB |"
         )
     return "\n".join(lines)
 
 
+def gains_over_base(
+    found: dict[tuple[str, int, str], float], method: str
+) -> dict[tuple[str, int], float]:
+    """Gain over the base in every cell that the method was measured in."""
+    return {
+        key[:2]: value - found[(*key[:2], "base")]
+        for key, value in found.items()
+        if key[2] == method
+    }
+
+
+def mean_or_dash(values: list[float]) -> str:
+    """A signed mean, or a dash where nothing was measured."""
+    return f"{fmean(values):+.3f}" if values else "-"
+
+
 def webp_paper() -> str:
-    """WebP by quality: bicubic, base, the best adapter, and the paper's rows i and iv."""
+    """WebP by quality: bicubic, base, the best prompt adapter, and the paper's rows i and iv."""
     record = read("webp_methods.json")
     found = cells(record)
-    adapters = [m for m in record["parameters"]["methods"] if not m.startswith("everything")]
-    best = max(adapters, key=lambda m: fmean(v for k, v in found.items() if k[2] == m))
+    wanted = {(dataset, quality) for dataset in SETS for quality in (10, 20, 30, 40)}
+    prompts = [m for m in record["parameters"]["methods"] if m.startswith("dpm")]
+    complete = [m for m in prompts if wanted <= set(gains_over_base(found, m))]
+    best = max(complete, key=lambda m: fmean(gains_over_base(found, m).values()))
     paper = {
         (row["dataset"], row["protocol"], row["quality"]): row["psnr_db"]
         for row in read("paper.json")["table_3_webp"]

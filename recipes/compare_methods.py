@@ -41,14 +41,14 @@ METHODS = {
     "dpm": Method("tune_prompts.py", ("--trainable", "dpm"), (1e-2, 3e-2)),
     "dpm+offset": Method("tune_prompts.py", ("--trainable", "dpm+offset"), (3e-3, 1e-2, 3e-2)),
     "dpm+offset+spade": Method(
-        "tune_prompts.py", ("--trainable", "dpm+offset+spade"), (1e-3, 3e-3)
+        "tune_prompts.py", ("--trainable", "dpm+offset+spade"), (3e-4, 1e-3, 3e-3)
     ),
     "lora": Method(
         "tune_prompts.py",
         ("--trainable", "dpm+offset", "--peft_method", "lora"),
         (3e-3, 1e-2, 3e-2),
     ),
-    "everything": Method("tune_full.py", (), (3e-4, 1e-3)),
+    "everything": Method("tune_full.py", (), (1e-4, 3e-4, 1e-3)),
 }
 """What is compared; LoRA has the parameter budget of ``dpm+offset``, everything is protocol v."""
 
