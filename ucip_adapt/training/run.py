@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
+from torch import distributed
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -249,7 +250,10 @@ def progress_bar(cfg: TrainingOptions, accelerator: Accelerator, start_step: int
 
 
 def hardware_line() -> str:
-    """One line on where this run computes."""
+    """One line on where this run computes, and with how many processes that really talk."""
     about = environment()
     device = about["gpu"] or f"{about['cpu']}, {about['cpu_cores']} cores"
-    return f"{device}; torch {about['versions']['torch']}, {torch.get_num_threads()} threads"
+    several = about["processes"] > 1
+    over = f", {about['processes']} processes over {distributed.get_backend()}" if several else ""
+    torch_line = f"torch {about['versions']['torch']}, {about['torch_threads']} threads"
+    return f"{device}; {torch_line}{over}"
