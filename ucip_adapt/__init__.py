@@ -16,8 +16,12 @@ from typing import TYPE_CHECKING, Any
 from ucip_adapt.tuning.register import register_when_peft_is_imported
 
 if TYPE_CHECKING:
+    from ucip_adapt.codecs import Availability as Availability
+    from ucip_adapt.codecs import CodecSpec as CodecSpec
+    from ucip_adapt.codecs import Degraded as Degraded
     from ucip_adapt.codecs import get_codec as get_codec
     from ucip_adapt.codecs import list_codecs as list_codecs
+    from ucip_adapt.codecs import register_codec as register_codec
     from ucip_adapt.data import ArrayCache as ArrayCache
     from ucip_adapt.data import PairedCrops as PairedCrops
     from ucip_adapt.data import Setting as Setting
@@ -73,6 +77,10 @@ _EXPORTS = {
     "trainable_parameters": "ucip_adapt.tuning",
     "get_codec": "ucip_adapt.codecs",
     "list_codecs": "ucip_adapt.codecs",
+    "register_codec": "ucip_adapt.codecs",
+    "CodecSpec": "ucip_adapt.codecs",
+    "Availability": "ucip_adapt.codecs",
+    "Degraded": "ucip_adapt.codecs",
     "ArrayCache": "ucip_adapt.data",
     "PairedCrops": "ucip_adapt.data",
     "Setting": "ucip_adapt.data",
@@ -96,6 +104,9 @@ __all__ = [
     "PROTOCOLS",
     "UCIP",
     "ArrayCache",
+    "Availability",
+    "CodecSpec",
+    "Degraded",
     "DynamicPromptConfig",
     "DynamicPromptLayer",
     "DynamicPromptModel",
@@ -123,6 +134,7 @@ __all__ = [
     "parse_settings",
     "protocol_for",
     "psnr",
+    "register_codec",
     "save_prompt_adapter",
     "score",
     "ssim",

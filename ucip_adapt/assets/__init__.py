@@ -15,6 +15,9 @@ ALIASES = {"ucip-tiny": "ucip-tiny-v1", "ucip-tiny-noprompt": "ucip-tiny-nopromp
 def shipped_bases() -> list[str]:
     """Names of the bases inside the package, aliases included.
 
+    Returns:
+        Names with their version first, then those without.
+
     Example:
         >>> "ucip-tiny-v1" in shipped_bases()
         True
@@ -24,12 +27,34 @@ def shipped_bases() -> list[str]:
 
 
 def shipped_base_folder(name: str) -> Path | None:
-    """Folder of a shipped base, or None if no base of that name is shipped."""
+    """Folder of a shipped base.
+
+    Args:
+        name: Its name, with its version or without.
+
+    Returns:
+        The folder, or None if no base of that name is shipped.
+
+    Example:
+        >>> shipped_base_folder("ucip-tiny").name
+        'ucip-tiny-v1'
+    """
     if name not in shipped_bases():
         return None
     return _ROOT / "bases" / ALIASES.get(name, name)
 
 
 def image_folder(split: str) -> Path:
-    """Folder of the embedded CC0 images of a split, ``"train"`` or ``"validation"``."""
+    """Folder of the embedded CC0 images of a split.
+
+    Args:
+        split: ``"train"`` or ``"validation"``.
+
+    Returns:
+        The folder; of another split, one that does not exist.
+
+    Example:
+        >>> image_folder("train").is_dir()
+        True
+    """
     return _ROOT / "images" / split

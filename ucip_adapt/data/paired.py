@@ -17,7 +17,13 @@ __all__ = ["CropSample", "PairedCrops", "to_tensor"]
 
 
 class CropSample(TypedDict):
-    """One training sample."""
+    """One training sample.
+
+    Example:
+        >>> part = torch.zeros(3, 8, 8)
+        >>> CropSample(lq=part, gt=part, slot=0, index=7)["index"]
+        7
+    """
 
     lq: Tensor
     """Compressed crop, ``(3, p, p)`` in [0, 1]."""

@@ -44,6 +44,10 @@ def training_sets(record: Mapping[str, Any]) -> list[str]:
 
     Returns:
         As ``--train_data_dir`` named them; of a base whose own training is not known, its name.
+
+    Example:
+        >>> training_sets({"config": {"train_data_dir": ["embedded"]}, "parameters": {}})
+        ['embedded']
     """
     config, stages = record["config"], record["parameters"].get("stages")
     start = config.get("pretrained_model_name_or_path")
@@ -54,7 +58,18 @@ def training_sets(record: Mapping[str, Any]) -> list[str]:
 
 
 def training_images(record: Mapping[str, Any]) -> list[str]:
-    """Describe the image sets behind the weights of a run, one phrase each."""
+    """Describe the image sets behind the weights of a run.
+
+    Args:
+        record: Results in the schema of :mod:`ucip_adapt.training.results`.
+
+    Returns:
+        One phrase per set: what it is, and its terms where they are known.
+
+    Example:
+        >>> training_images({"config": {"train_data_dir": ["cats"]}, "parameters": {}})
+        ["images of the user's 'cats'"]
+    """
     phrases = []
     for name in training_sets(record):
         known = _LICENCES.get(name)
@@ -64,7 +79,19 @@ def training_images(record: Mapping[str, Any]) -> list[str]:
 
 
 def weights_licence(record: Mapping[str, Any]) -> str:
-    """Text of the LICENSE file beside weights; it follows the images that they were trained on."""
+    """Text of the LICENSE file beside weights; it follows the images that they were trained on.
+
+    Args:
+        record: Results in the schema of :mod:`ucip_adapt.training.results`.
+
+    Returns:
+        CC BY-SA 4.0 with the credits that are due, if all sets allow it; otherwise a warning.
+
+    Example:
+        >>> record = {"config": {"train_data_dir": ["embedded"]}, "parameters": {}}
+        >>> "CC BY-SA 4.0" in weights_licence(record)
+        True
+    """
     names = training_sets(record)
     if not set(names) <= set(_SHARE_ALIKE):
         unknown = [name for name in names if name not in _SHARE_ALIKE]
@@ -91,7 +118,18 @@ def weights_licence(record: Mapping[str, Any]) -> str:
 
 
 def licence_id(record: Mapping[str, Any]) -> str:
-    """Licence identifier for a card's metadata."""
+    """Licence identifier for a card's metadata.
+
+    Args:
+        record: Results in the schema of :mod:`ucip_adapt.training.results`.
+
+    Returns:
+        ``"cc-by-sa-4.0"`` or ``"other"``, as the text of :func:`weights_licence`.
+
+    Example:
+        >>> licence_id({"config": {"train_data_dir": ["cats"]}, "parameters": {}})
+        'other'
+    """
     return "cc-by-sa-4.0" if set(training_sets(record)) <= set(_SHARE_ALIKE) else "other"
 
 
@@ -112,6 +150,18 @@ def score_table(rows: Sequence[Mapping[str, Any]], *, protocol: str, reference: 
         rows: Score rows of a results file.
         protocol: Protocol to show.
         reference: Method that the last column's gain is counted from; the last method's gain.
+
+    Returns:
+        Lines of Markdown without a line break at the end.
+
+    Example:
+        >>> cell = {"dataset": "Set5", "codec": "webp", "quality": 10, "protocol": "y-c4"}
+        >>> base = {**cell, "method": "base", "psnr_db": 25.0, "ssim": 0.7}
+        >>> adapter = {**cell, "method": "adapter", "psnr_db": 25.2, "ssim": 0.71}
+        >>> print(score_table([base, adapter], protocol="y-c4", reference="base"))
+        | set | quality | base | adapter | adapter - base |
+        |---|---|---|---|---|
+        | Set5 | webp 10 | 25.00 / 0.700 | 25.20 / 0.710 | +0.20 |
     """
     chosen = [row for row in rows if row["protocol"] == protocol]
     methods = list(dict.fromkeys(row["method"] for row in chosen))
@@ -136,7 +186,13 @@ def base_card(name: str, config: UCIPConfig, record: Mapping[str, Any]) -> str:
     Args:
         name: The network's name.
         config: Its architecture.
-        record: Its results.
+        record: Its results, in the schema of :mod:`ucip_adapt.training.results`.
+
+    Returns:
+        Markdown, with the Hub's metadata at its top.
+
+    Raises:
+        KeyError: If the results lack what the card says.
     """
     options, tuned = record["config"], record["kind"] == "tune_full"
     data = ModelCardData(
@@ -225,7 +281,14 @@ def adapter_card(record: Mapping[str, Any]) -> str:
     """Card of an adapter.
 
     Args:
-        record: Its results, with ``adapter_bytes``.
+        record: Its results, in the schema of :mod:`ucip_adapt.training.results`, with
+            ``adapter_bytes`` among its parameters.
+
+    Returns:
+        Markdown, with the Hub's metadata at its top.
+
+    Raises:
+        KeyError: If the results lack what the card says.
     """
     options, parameters, about = record["config"], record["parameters"], record["environment"]
     codec, method = options["codec"], options["peft_method"]

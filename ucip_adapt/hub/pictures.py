@@ -25,6 +25,13 @@ def busiest_crop(truth: NDArray[np.uint8], size: int) -> tuple[int, int]:
 
     It looks at the truth alone, so that no method chooses the place where it looks best.
 
+    Args:
+        truth: ``H x W x 3`` uint8.
+        size: Side of the crop in pixels.
+
+    Returns:
+        Top and left.
+
     Example:
         >>> image = np.zeros((64, 64, 3), np.uint8)
         >>> image[40:, 40:] = np.arange(24, dtype=np.uint8)[:, None, None] * 10
@@ -58,6 +65,20 @@ def comparison_picture(
         methods: Methods by name, in the order of the panels.
         title: What the first panel's caption says of the input.
         size: Side of the crop in pixels of the truth; a multiple of 4.
+
+    Raises:
+        DataError: If the picture cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from ucip_adapt import bicubic_up4
+        >>> gt = np.zeros((64, 64, 3), np.uint8)
+        >>> image = EvalImage("black", gt, gt[::4, ::4])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "a.png")
+        ...     comparison_picture(path, image, image.lr, {"bicubic": bicubic_up4}, title="input")
+        ...     print(Image.open(path).size)
+        (392, 162)
     """
     size = min(size, *image.gt.shape[:2])
     top, left = busiest_crop(image.gt, size)

@@ -15,6 +15,13 @@ __all__ = ["crops_per_step", "damage_of", "describe_stage", "previous_stages", "
 def crops_per_step(config: Mapping[str, Any], environment: Mapping[str, Any]) -> int:
     """Effective batch of a run: over all processes and micro-batches.
 
+    Args:
+        config: The run's options.
+        environment: Where it ran; one process if it does not say.
+
+    Returns:
+        Crops of one optimizer step.
+
     Example:
         >>> crops_per_step({"train_batch_size": 4, "gradient_accumulation_steps": 2}, {})
         8
@@ -24,7 +31,13 @@ def crops_per_step(config: Mapping[str, Any], environment: Mapping[str, Any]) ->
 
 
 def damage_of(config: Mapping[str, Any]) -> list[str]:
-    """Codecs and qualities that a run trained on, each ``codec:quality``.
+    """Codecs and qualities that a run trained on.
+
+    Args:
+        config: The run's options: ``settings``, or ``codec`` and ``qualities``.
+
+    Returns:
+        Each as ``codec:quality``.
 
     Example:
         >>> damage_of({"codec": "webp", "qualities": [10, 40]})
@@ -38,7 +51,19 @@ def damage_of(config: Mapping[str, Any]) -> list[str]:
 def stage_summary(
     config: Mapping[str, Any], seconds: Mapping[str, float], environment: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The figures of one stage, from the parts of a results file."""
+    """The figures of one stage, from the parts of a results file.
+
+    Args:
+        config: The run's options.
+        seconds: Seconds by phase, ``training`` among them.
+        environment: Where it ran.
+
+    Returns:
+        Images, settings, steps, crops, rate, seed, seconds and hardware.
+
+    Raises:
+        KeyError: If one of them is missing.
+    """
     names = ("train_data_dir", "max_train_steps", "train_batch_size", "patch_size")
     return {
         **{name: config[name] for name in (*names, "learning_rate", "ema_decay", "seed")},
@@ -56,6 +81,16 @@ def previous_stages(start: str | None) -> list[dict[str, Any]]:
     Args:
         start: The base's name; its stages are known if it is shipped, or a folder with a
             ``results.json``.
+
+    Returns:
+        A summary (:func:`stage_summary`) per stage, the first one first.
+
+    Raises:
+        ResultsError: If the results are there but cannot be read.
+
+    Example:
+        >>> previous_stages(None)
+        []
     """
     if start is None:
         return []
@@ -68,7 +103,20 @@ def previous_stages(start: str | None) -> list[dict[str, Any]]:
 
 
 def describe_stage(stage: Mapping[str, Any]) -> str:
-    """One line of a card."""
+    """One line of a card.
+
+    Args:
+        stage: What :func:`stage_summary` gave.
+
+    Returns:
+        Steps, crops, rate, hours and hardware.
+
+    Example:
+        >>> stage = {"max_train_steps": 3000, "train_batch_size": 8, "patch_size": 32}
+        >>> about = {"learning_rate": 1e-3, "training_seconds": 5400, "hardware": "a CPU"}
+        >>> describe_stage({**stage, **about, "threads": 2})
+        '3,000 steps of 8 crops of 32 x 32 LQ pixels, rate 0.001: 1.50 h on a CPU, 2 threads'
+    """
     rate = stage["learning_rate"]
     crops = stage.get("crops_per_step", stage["train_batch_size"])
     return (

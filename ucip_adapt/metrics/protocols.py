@@ -35,6 +35,10 @@ class Protocol:
         luma: Compare BT.601 studio-range luma (float, not rounded); otherwise all three RGB
             channels together.
         crop_border: Pixels ignored along each edge.
+
+    Example:
+        >>> PROTOCOLS["rgb-c0"].crop_border
+        0
     """
 
     name: str
@@ -49,6 +53,10 @@ class Scores:
     Attributes:
         psnr_db: Peak signal-to-noise ratio in dB; ``inf`` for equal images.
         ssim: Structural similarity, in ``[-1, 1]``.
+
+    Example:
+        >>> Scores(psnr_db=30.0, ssim=0.9).psnr_db
+        30.0
     """
 
     psnr_db: float

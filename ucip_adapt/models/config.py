@@ -149,8 +149,12 @@ window, window_stride
             name: ``"full"`` (the paper), ``"small"``, ``"tiny"`` or ``"nano"`` (unit tests).
             **changes: Fields of the class to set otherwise.
 
+        Returns:
+            The configuration.
+
         Raises:
             UnknownNameError: If the preset or a field is unknown; known ones are listed.
+            ConfigError: If a value is out of range.
         """
         if name not in PRESETS:
             raise unknown_name("preset", name, PRESETS)
@@ -162,7 +166,18 @@ window, window_stride
         return cls(**values)
 
     def replace(self, **changes: object) -> UCIPConfig:
-        """A copy with some fields changed; unknown fields are a TypeError."""
+        """A copy with some fields changed.
+
+        Args:
+            **changes: Fields and their new values.
+
+        Returns:
+            The copy.
+
+        Raises:
+            TypeError: If there is no such field.
+            ConfigError: If a value is out of range.
+        """
         values: dict[str, Any] = changes
         return dataclasses.replace(self, **values)
 
@@ -191,6 +206,9 @@ window, window_stride
             values: The JSON object.
             source: Name for messages.
 
+        Returns:
+            The configuration; unknown keys are ignored with a warning.
+
         Raises:
             BaseFormatError: If the file was written by a newer major format version, or is no UCIP
                 configuration.
@@ -213,6 +231,12 @@ window, window_stride
     @classmethod
     def from_file(cls, path: Path) -> UCIPConfig:
         """Read a base's ``config.json``.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The configuration.
 
         Raises:
             BaseFormatError: If the file is missing, is not JSON, or not a UCIP configuration.

@@ -26,6 +26,12 @@ def fingerprint_of(tensors: Mapping[str, Tensor], config: UCIPConfig) -> str:
         64 hexadecimal digits: sha256 over name, shape and values (little-endian float32) of every
         tensor in the order of names, and over :meth:`UCIPConfig.function_fields`. The dtype that
         values are stored in does not matter.
+
+    Example:
+        >>> config = UCIPConfig.preset("nano")
+        >>> double = fingerprint_of({"w": torch.ones(2, dtype=torch.float64)}, config)
+        >>> double == fingerprint_of({"w": torch.ones(2)}, config)
+        True
     """
     digest = hashlib.sha256(json.dumps(config.function_fields(), sort_keys=True).encode())
     for name in sorted(tensors):
@@ -51,6 +57,17 @@ class Fingerprinted(nn.Module):
     differ from the last request only because the tensors were cast keep the identity: the dtypes
     are others then, while the tensors and their version counters, which PyTorch raises with every
     change in place, are the same. A trained or merged base is another base.
+
+    Example:
+        >>> from ucip_adapt import UCIP
+        >>> base = UCIP(UCIPConfig.preset("nano"))
+        >>> before = base.fingerprint
+        >>> base.half().fingerprint == before
+        True
+        >>> with torch.no_grad():
+        ...     _ = base.norm.bias.add_(1)
+        >>> base.fingerprint == before
+        False
     """
 
     config: UCIPConfig

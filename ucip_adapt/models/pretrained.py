@@ -42,9 +42,24 @@ def locate_base(
 ) -> Path:
     """Find the folder of a base: a shipped name, then a local folder, then a Hub repository.
 
+    Args:
+        name: What :meth:`UCIP.from_pretrained` was given.
+        revision: Branch, tag or commit on the Hub.
+        cache_dir: Folder of the Hub's cache.
+        local_files_only: Never ask the network.
+        force_download: Fetch again what the cache holds.
+        token: Hub token.
+
+    Returns:
+        The folder.
+
     Raises:
         ConfigError: If the name is none of the three.
         BaseFormatError: If the Hub does not have it or cannot be reached.
+
+    Example:
+        >>> locate_base("ucip-tiny-v1").name
+        'ucip-tiny-v1'
     """
     shipped = shipped_base_folder(name)
     if shipped is not None:
@@ -75,11 +90,22 @@ def locate_base(
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file whole.
 
+    Args:
+        path: The file.
+
     Returns:
         Tensors on the CPU, and the file's metadata.
 
     Raises:
         BaseFormatError: If the file is missing or malformed.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "a.safetensors")
+        ...     save_file({"w": torch.ones(2)}, path, metadata={"by": "me"})
+        ...     read_safetensors(path)
+        ({'w': tensor([1., 1.])}, {'by': 'me'})
     """
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
@@ -98,6 +124,16 @@ def load_weights(model: UCIP, path: Path) -> None:
 
     Raises:
         BaseFormatError: With what is missing, surplus, mis-shaped, non-finite or altered.
+
+    Example:
+        >>> import tempfile
+        >>> from ucip_adapt import UCIP, UCIPConfig
+        >>> first, second = (UCIP(UCIPConfig.preset("nano")) for _ in range(2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_weights(first, Path(folder))
+        ...     load_weights(second, Path(folder, "model.safetensors"))
+        >>> first.fingerprint == second.fingerprint
+        True
     """
     tensors, metadata = read_safetensors(path)
     # Other programs write safetensors without our metadata; the tensors are checked all the same.
@@ -136,6 +172,21 @@ def save_weights(model: UCIP, folder: Path) -> None:
 
     Each file is written beside its place and renamed, so that none is ever half written. The
     fingerprint in the file is that of the values written: of a cast base, those after the cast.
+
+    Args:
+        model: The network.
+        folder: An existing folder.
+
+    Raises:
+        OSError: If a file cannot be written; an older one of its name is as it was.
+
+    Example:
+        >>> import tempfile
+        >>> from ucip_adapt import UCIP, UCIPConfig
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_weights(UCIP(UCIPConfig.preset("nano")), Path(folder))
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['config.json', 'model.safetensors']
     """
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in model.base_tensors().items()

@@ -51,6 +51,13 @@ class CoefficientMLP(nn.Module):
     Args:
         dim: Channels C of the features.
         num_prompts: Number D of basic prompts.
+
+    Example:
+        >>> weights = CoefficientMLP(dim=16, num_prompts=4)(torch.rand(1, 5, 7, 16))
+        >>> weights.shape
+        torch.Size([1, 5, 7, 4])
+        >>> torch.allclose(weights.sum(dim=-1), torch.ones(1, 5, 7))
+        True
     """
 
     def __init__(self, dim: int, num_prompts: int) -> None:
@@ -181,7 +188,24 @@ def build_prompt(
     num_slots: int,
     prompt_size: int,
 ) -> nn.Module:
-    """Make the prompt module of one PTMB for a design of Table 4."""
+    """Make the prompt module of one PTMB for a design of Table 4.
+
+    Args:
+        design: ``"dynamic"``, ``"none"``, ``"fixed"`` or ``"promptir"``.
+        dim: Channels C of the features.
+        prompt_dim: Channels C_p of a prompt.
+        num_prompts: Number D of basic prompts.
+        num_slots: Sets of basic prompts; read by ``"dynamic"`` and ``"none"``.
+        prompt_size: Side of a component in feature pixels; read by ``"promptir"``.
+
+    Returns:
+        A module from features ``(B, H, W, C)`` to prompts ``(B, H, W, C_p)``.
+
+    Example:
+        >>> sizes = {"dim": 16, "prompt_dim": 8, "num_prompts": 4, "num_slots": 1, "prompt_size": 2}
+        >>> type(build_prompt("fixed", **sizes)).__name__
+        'FixedPrompt'
+    """
     builders: dict[str, Callable[[], nn.Module]] = {
         "dynamic": lambda: DPM(dim, prompt_dim, num_prompts, num_slots=num_slots),
         "none": lambda: DPM(dim, prompt_dim, num_prompts, num_slots=num_slots, enabled=False),

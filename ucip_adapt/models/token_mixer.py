@@ -24,12 +24,22 @@ __all__ = [
 
 
 def to_channels_first(x: Tensor) -> Tensor:
-    """View ``(B, H, W, C)`` as ``(B, C, H, W)`` in channels-last memory; no copy."""
+    """View ``(B, H, W, C)`` as ``(B, C, H, W)`` in channels-last memory; no copy.
+
+    Example:
+        >>> to_channels_first(torch.zeros(1, 5, 7, 16)).shape
+        torch.Size([1, 16, 5, 7])
+    """
     return x.permute(0, 3, 1, 2)
 
 
 def to_channels_last(x: Tensor) -> Tensor:
-    """View ``(B, C, H, W)`` as ``(B, H, W, C)``; contiguous if the memory is channels last."""
+    """View ``(B, C, H, W)`` as ``(B, H, W, C)``; contiguous if the memory is channels last.
+
+    Example:
+        >>> to_channels_last(torch.zeros(1, 16, 5, 7)).shape
+        torch.Size([1, 5, 7, 16])
+    """
     return x.permute(0, 2, 3, 1)
 
 
@@ -40,6 +50,11 @@ class OffsetLayer(nn.Module):
         dim: Channels C of the features.
         prompt_dim: Channels C_p of the prompt.
         share: Neighbouring channels S that share one offset (2 in the released code).
+
+    Example:
+        >>> layer = OffsetLayer(dim=16, prompt_dim=8, share=2)
+        >>> layer(torch.zeros(1, 5, 7, 16), torch.zeros(1, 5, 7, 8)).shape
+        torch.Size([1, 16, 5, 7])
     """
 
     def __init__(self, dim: int, prompt_dim: int, share: int) -> None:
@@ -69,6 +84,11 @@ class TokenMixer(nn.Module):
         dim: Channels C.
         local: False leaves out the depth-wise 5 x 5 branch (Table 5); two branches are fused then.
         sampler: Which implementation of the one-dimensional sampling to use.
+
+    Example:
+        >>> mixer = TokenMixer(dim=16)
+        >>> mixer(torch.zeros(1, 5, 7, 16), torch.zeros(1, 16, 5, 7)).shape
+        torch.Size([1, 5, 7, 16])
     """
 
     def __init__(self, dim: int, *, local: bool = True, sampler: Sampler = "grid") -> None:
@@ -114,6 +134,10 @@ class MLP(nn.Module):
         dim: Input channels.
         hidden_dim: Channels in between.
         out_dim: Output channels; default ``dim``.
+
+    Example:
+        >>> MLP(16, 32)(torch.zeros(1, 5, 7, 16)).shape
+        torch.Size([1, 5, 7, 16])
     """
 
     def __init__(self, dim: int, hidden_dim: int, out_dim: int | None = None) -> None:
@@ -137,6 +161,11 @@ class SPADE(nn.Module):
         dim: Channels C of the features.
         prompt_dim: Channels C_p of the prompt.
         eps: Added to the variance.
+
+    Example:
+        >>> spade = SPADE(dim=16, prompt_dim=8)
+        >>> spade(torch.rand(1, 5, 7, 16), torch.zeros(1, 5, 7, 8)).shape
+        torch.Size([1, 5, 7, 16])
     """
 
     def __init__(self, dim: int, prompt_dim: int, *, eps: float = 1e-5) -> None:
@@ -172,6 +201,14 @@ class PTMM(nn.Module):
             reuses them.
         local: See :class:`TokenMixer`.
         sampler: See :class:`TokenMixer`.
+
+    Example:
+        >>> ptmm = PTMM(
+        ...     16, 8, mlp_ratio=2, share=2, has_offset=True, local=True, sampler="grid"
+        ... )
+        >>> x, prompt = torch.rand(1, 5, 7, 16), torch.zeros(1, 5, 7, 8)
+        >>> ptmm(x, prompt, ptmm.offset(x, prompt)).shape
+        torch.Size([1, 5, 7, 16])
     """
 
     def __init__(

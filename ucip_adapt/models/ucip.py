@@ -27,10 +27,14 @@ _SMALLEST_SIDE = 8
 
 
 class PTMB(nn.Module):
-    """Prompt-guided token mixer block: one prompt, PTMMs that share it, and a residual.
+    """Prompt-guided token mixer block: one prompt, PTMMs that share it, and a residual (Sec. 3.2).
 
     Args:
         config: Architecture of the network that the block belongs to.
+
+    Example:
+        >>> PTMB(UCIPConfig.preset("nano"))(torch.zeros(1, 5, 7, 16)).shape
+        torch.Size([1, 5, 7, 16])
     """
 
     def __init__(self, config: UCIPConfig) -> None:
@@ -182,6 +186,9 @@ class UCIP(
 
         Returns:
             Images, shape ``(B, 3, 4H, 4W)``, clipped to [0, 1].
+
+        Raises:
+            ValueError: If ``lq`` is not ``(B, 3, H, W)``, or ``window`` is none of the three.
         """
         height, width = lq.shape[-2:]
         padding = (0, max(_SMALLEST_SIDE - width, 0), 0, max(_SMALLEST_SIDE - height, 0))
@@ -209,6 +216,9 @@ class UCIP(
 
         Args:
             trainable_only: Count only those that require a gradient.
+
+        Returns:
+            The number, adapters included.
         """
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not trainable_only)
 
@@ -245,6 +255,7 @@ class UCIP(
             The network in evaluation mode, its :attr:`fingerprint` known.
 
         Raises:
+            ConfigError: If there is no base of that name; the shipped ones are listed.
             BaseFormatError: If the folder is incomplete or damaged, or its tensors do not fit its
                 configuration.
         """

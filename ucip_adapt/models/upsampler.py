@@ -15,6 +15,10 @@ class UpsamplingHead(nn.Module):
     Args:
         dim: Channels of the features.
         head_dim: Channels in between.
+
+    Example:
+        >>> UpsamplingHead(dim=16, head_dim=8)(torch.zeros(1, 16, 5, 7)).shape
+        torch.Size([1, 3, 20, 28])
     """
 
     def __init__(self, dim: int, head_dim: int) -> None:

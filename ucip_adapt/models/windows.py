@@ -18,6 +18,14 @@ __all__ = ["upscale_windows", "window_starts"]
 def window_starts(size: int, window: int, stride: int) -> list[int]:
     """First pixels of the windows that cover an axis; the last window ends with the axis.
 
+    Args:
+        size: Length of the axis in pixels.
+        window: Length of a window.
+        stride: Step between windows, at most ``window``.
+
+    Returns:
+        The starts in rising order; 0 alone where one window covers all.
+
     Example:
         >>> window_starts(70, 32, 16)
         [0, 16, 32, 38]
@@ -63,6 +71,13 @@ def upscale_windows(
 
     Raises:
         ValueError: If ``window`` or ``stride`` is not positive, or ``stride`` exceeds ``window``.
+
+    Example:
+        >>> from ucip_adapt.models import bicubic_x4
+        >>> lq = torch.full((1, 3, 20, 30), 0.5)
+        >>> sr = upscale_windows(bicubic_x4, lq, window=16)
+        >>> torch.allclose(sr, torch.full((1, 3, 80, 120), 0.5))
+        True
     """
     stride = stride or max(5 * window // 6, 1)
     if window < 1 or not 1 <= stride <= window:
