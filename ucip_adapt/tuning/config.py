@@ -57,10 +57,10 @@ class DynamicPromptConfig(PeftConfig):
     Example:
         >>> DynamicPromptConfig(codec="webp", qualities=[10, 20, 30, 40]).trainable_set
         'dpm'
-        >>> DynamicPromptConfig(trainable_set="dpm+ofset")
+        >>> DynamicPromptConfig(trainable_set="dpm+offsets")
         Traceback (most recent call last):
         ...
-        ucip_adapt.errors.UnknownNameError: unknown trainable set 'dpm+ofset'; did you mean \
+        ucip_adapt.errors.UnknownNameError: unknown trainable set 'dpm+offsets'; did you mean \
 'dpm+offset'? Known: basis, dpm, dpm+offset, dpm+offset+spade
     """
 
