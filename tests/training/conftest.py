@@ -34,7 +34,7 @@ class Launched:
             process_group=0,
         )
 
-    def wait(self, timeout=120):
+    def wait(self, timeout=300):
         """Exit code, stdout and stderr."""
         out, err = self.process.communicate(timeout=timeout)
         return self.process.returncode, out, err

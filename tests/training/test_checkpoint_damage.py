@@ -1,6 +1,7 @@
 """R3, R4, R6, R7: damage, full disks and non-finite states never cost the last good checkpoint."""
 
 import contextlib
+import gc
 import os
 import shutil
 import subprocess
@@ -261,15 +262,34 @@ def test_leftovers_of_dead_runs_go_at_the_start(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_two_runs_cannot_write_to_one_folder(tmp_path):
-    make(tmp_path)
+@pytest.fixture
+def lock_elsewhere():
+    """Try to claim a folder from another process; its exit code and last line of stderr."""
     code = (
         "import sys, pathlib; from ucip_adapt.training.lock import lock_folder; "
-        "lock_folder(pathlib.Path(sys.argv[1]))"
+        "lock_folder(pathlib.Path(sys.argv[1]), sys)"
     )
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "CheckpointError: another run is writing its checkpoints to" in done.stderr
+
+    def attempt(folder):
+        words = [sys.executable, "-c", code, folder]
+        done = subprocess.run(words, capture_output=True, text=True)
+        return done.returncode, done.stderr.strip().rpartition("\n")[2]
+
+    return attempt
+
+
+def test_two_runs_cannot_write_to_one_folder(tmp_path, lock_elsewhere):
+    checkpoints, _ = make(tmp_path)
+    again, _ = make(tmp_path)
+    del again
+    gc.collect()
+    code, error = lock_elsewhere(tmp_path)
+    assert code == 1
+    assert "CheckpointError: another run is writing its checkpoints to" in error
+    assert checkpoints.save(1) is not None
+    del checkpoints
+    gc.collect()
+    assert lock_elsewhere(tmp_path) == (0, "")
 
 
 # R7 -------------------------------------------------------------------------------------------

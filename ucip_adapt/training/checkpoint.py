@@ -58,8 +58,8 @@ class Checkpoints:
     lists and dictionaries. Data order and learning rate are functions of the step and need no
     state.
 
-    One run at a time may write to ``root`` (an advisory lock, freed by the system when the process
-    ends), and all processes have to see it, so on several nodes it lies on a shared file system.
+    One run at a time may write to ``root`` (an advisory lock that ends with this object or its
+    process), and all processes have to see it, so on several nodes it lies on a shared file system.
     Leftovers ``.tmp-*`` of dead runs are removed here.
 
     Args:
@@ -221,7 +221,7 @@ class Checkpoints:
 
     def _open_root(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
-        lock_folder(self.root)
+        lock_folder(self.root, self)
         for leftover in self.root.glob(".tmp-*"):  # ours alone: whoever wrote it has lost the lock
             target = self.root / leftover.name.removeprefix(_SET_ASIDE)
             if leftover.name.startswith(_SET_ASIDE) and not target.exists() and _is_good(leftover):
