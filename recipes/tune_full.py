@@ -41,7 +41,7 @@ from ucip_adapt.training.signals import StopRequest
 from ucip_adapt.training.tuning_run import Adaptation, describe, load_sets, tuning_settings
 from ucip_adapt.tuning import full_tuning, protocol_for
 
-RATE = 3e-4
+RATE = 1e-4
 """Peak learning rate, chosen on the validation images (results/webp_rates.json)."""
 
 

@@ -111,7 +111,7 @@ def weights_licence(record: Mapping[str, Any]) -> str:
         "International licence (CC BY-SA 4.0):\n"
         "https://creativecommons.org/licenses/by-sa/4.0/legalcode\n\n"
         f"They were trained on\n{credit}\n"
-        f"{inherited if start else ''}"
+        f"{inherited if start and not _is_earlier_stage(record) else ''}"
         f"Credit: the ucip-adapt authors{'; Cloudinary (CID22)' if 'CID22' in names else ''}.\n"
         "The code of ucip_adapt is licensed separately, under Apache-2.0.\n"
     )
@@ -136,6 +136,21 @@ def licence_id(record: Mapping[str, Any]) -> str:
 def _released(name: str) -> str:
     """The base's name with its version, which does not move on to the next base."""
     return ALIASES.get(name, name)
+
+
+def _is_earlier_stage(record: Mapping[str, Any]) -> bool:
+    """Whether a run went on with a network that has no name of its own: a stage listed with it."""
+    start = record["config"].get("pretrained_model_name_or_path")
+    stages = record["parameters"].get("stages") or []
+    return bool(start) and len(stages) > 1 and start not in shipped_bases()
+
+
+def _start(record: Mapping[str, Any]) -> str:
+    """What a base was trained from."""
+    start = record["config"].get("pretrained_model_name_or_path")
+    if start and not _is_earlier_stage(record):
+        return _released(start)
+    return "random weights"
 
 
 def _can_be_fetched(name: str) -> bool:
@@ -207,7 +222,6 @@ def base_card(name: str, config: UCIPConfig, record: Mapping[str, Any]) -> str:
         if config.window is None
         else f"overlapping windows of {config.window} LQ pixels, blended"
     )
-    start = options["pretrained_model_name_or_path"]
     design = f'prompt "{config.prompt}", {config.num_prompts} basic prompts'
     size = f"{config.num_blocks} PTMBs x {config.num_layers} PTMMs, {config.embed_dim} channels"
     stages = "\n".join(f"1. {describe_stage(s)}" for s in record["parameters"].get("stages", []))
@@ -229,7 +243,7 @@ A codec that it has not seen is learnt by a prompt adapter.
 | parameters | {record["parameters"]["total"]:,} |
 | fingerprint | `{record["parameters"]["fingerprint"]}` |
 | damage seen | {", ".join(damage_of(options))} |
-| started from | {_released(start) if start else "random weights"} |
+| started from | {_start(record)} |
 | applied to | {inference} |
 | command | `{record["command"]}` |
 
