@@ -144,8 +144,8 @@ class Adaptation:
         return {"val_psnr_db": mean_psnr(rows, self.label)}
 
     def picture(self, validation: EvalSet, path: Path) -> None:
-        """Write a picture of all methods: the first validation image at the lowest quality."""
-        image, setting = validation.images[0], self.settings[0]
+        """Write a picture of all methods: the first validation image at the last quality."""
+        image, setting = validation.images[0], self.settings[-1]
         lq = compress_lr(image.lr, setting, cache_of(self.cfg))
         methods: Mapping[str, Upscale] = self.methods()
         comparison_picture(path, image, lq, methods, title=f"input\n{setting}")
