@@ -90,9 +90,10 @@ def webp_methods() -> str:
         means = [mean_or_dash([g for k, g in gain.items() if k[0] == name]) for name in datasets]
         qualities = sorted({key[1] for key in gain})
         worst = min(fmean(g for k, g in gain.items() if k[1] == q) for q in qualities)
-        step = steps[label.split(" (")[0]]
+        method, _, images = label.partition("@")
+        step = steps[method]
         lines.append(
-            f"| {label} | {about['learning_rate']:g} | {' | '.join(means)} | {worst:+.3f} "
+            f"| {method} ({images}) | {about['learning_rate']:g} | {' | '.join(means)} | {worst:+.3f} "
             f"| {fmean(gains_over_base(ssim, label).values()):+.4f} "
             f"| {about['trained']:,} | {about['bytes']:,} "
             f"| x{step['ratio']:.2f} | {step['kept_mib']:.0f} MiB |"
@@ -129,7 +130,7 @@ def webp_paper() -> str:
         for row in read("paper.json")["table_3_webp"]
     }
     lines = [
-        f"| set | WebP | bicubic | base (i) | adapter: {best} (iv) | paper i | paper iv |",
+        f"| set | WebP | bicubic | base (i) | {best.replace('@', ', tuned on ')} (iv) | paper i | paper iv |",
         "|---|---|---|---|---|---|---|",
     ]
     for dataset in SETS:

@@ -157,7 +157,7 @@ def final(cfg: Options) -> None:
     """Tune every method at its rate on every set of images, and measure all of them."""
     chosen = read_results(cfg.results_dir / f"{cfg.codec}_rates.json")["scores"]["best"]
     runs = {
-        f"{name} ({images})": (name, images, cfg.runs_dir / f"{cfg.codec}-{images}-{name}")
+        f"{name}@{images}": (name, images, cfg.runs_dir / f"{cfg.codec}-{images}-{name}")
         for images in cfg.train_on
         for name in METHODS
     }

@@ -53,8 +53,8 @@ def test_rates_and_final(compare, world, tmp_path: Path, monkeypatch):
     compare.final(options)
     record = json.loads((tmp_path / "results" / "webp_methods.json").read_text())
     methods = {row["method"] for row in record["scores"]["rows"]}
-    assert methods == {"bicubic", "base", "dpm (embedded)", "everything (embedded)"}
-    about = record["parameters"]["methods"]["dpm (embedded)"]
+    assert methods == {"bicubic", "base", "dpm@embedded", "everything@embedded"}
+    about = record["parameters"]["methods"]["dpm@embedded"]
     assert about["trained"] == 272
     assert about["learning_rate"] == rates["scores"]["best"]["dpm"]
 
