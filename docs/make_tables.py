@@ -82,7 +82,7 @@ def webp_methods() -> str:
     steps = read("benchmarks/tuning_step.json")["scores"]
     datasets = list(dict.fromkeys(key[0] for key in psnr))
     lines = [
-        f"| tuned (images) | rate | {' | '.join(datasets)} | worst quality | SSIM {SIZES}",
+        f"| tuned (images) | rate | {' | '.join(datasets)} | worst | SSIM {SIZES}",
         "|---|" + "---|" * (len(datasets) + 7),
     ]
     for label, about in record["parameters"]["methods"].items():
@@ -125,12 +125,13 @@ def webp_paper() -> str:
     prompts = [m for m in record["parameters"]["methods"] if m.startswith("dpm")]
     complete = [m for m in prompts if wanted <= set(gains_over_base(found, m))]
     best = max(complete, key=lambda m: fmean(gains_over_base(found, m).values()))
+    title = best.replace("@", ", tuned on ")
     paper = {
         (row["dataset"], row["protocol"], row["quality"]): row["psnr_db"]
         for row in read("paper.json")["table_3_webp"]
     }
     lines = [
-        f"| set | WebP | bicubic | base (i) | {best.replace('@', ', tuned on ')} (iv) | paper i | paper iv |",
+        f"| set | WebP | bicubic | base (i) | {title} (iv) | paper i | paper iv |",
         "|---|---|---|---|---|---|---|",
     ]
     for dataset in SETS:
