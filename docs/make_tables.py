@@ -93,7 +93,8 @@ def webp_methods() -> str:
         method, _, images = label.partition("@")
         step = steps[method]
         lines.append(
-            f"| {method} ({images}) | {about['learning_rate']:g} | {' | '.join(means)} | {worst:+.3f} "
+            f"| {method} ({images}) | {about['learning_rate']:g} "
+            f"| {' | '.join(means)} | {worst:+.3f} "
             f"| {fmean(gains_over_base(ssim, label).values()):+.4f} "
             f"| {about['trained']:,} | {about['bytes']:,} "
             f"| x{step['ratio']:.2f} | {step['kept_mib']:.0f} MiB |"
