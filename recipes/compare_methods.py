@@ -12,6 +12,7 @@ method at its rate on the embedded images and on CID22, measures all of them tog
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
+
+import torch
 
 from ucip_adapt.config import option, run_recipe
 from ucip_adapt.errors import UcipError
@@ -83,7 +86,11 @@ def launch(script: str, arguments: Sequence[str], log: Path, *, processes: int =
                 *("-m", "torch.distributed.run", "--nproc_per_node", str(processes)),
                 *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
             ]
-        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False)  # noqa: S603 - own recipe
+        # Without it Accelerate takes processes without a GPU for unrelated single ones.
+        cpu = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "1"}
+        done = subprocess.run(  # noqa: S603 - own recipe
+            command, stdout=file, stderr=subprocess.STDOUT, check=False, env={**os.environ, **cpu}
+        )
     if done.returncode:
         raise UcipError(f"{script} failed with exit code {done.returncode}: see {log}")
 
