@@ -167,7 +167,7 @@ def main(cfg: Options) -> dict[str, Any]:
                     step,
                     schedule=cfg.lr_scheduler,
                     learning_rate=rate,
-                    warmup_steps=cfg.lr_warmup_steps,
+                    warmup_steps=cfg.warmup_steps,
                     max_steps=cfg.schedule_steps,
                     milestones=cfg.lr_milestones,
                 )

@@ -53,7 +53,12 @@ class TrainingOptions:
         unit="steps",
         minimum=1,
     )
-    lr_warmup_steps: int = option(20, "Linear warm-up.", unit="steps", minimum=0)
+    lr_warmup_steps: int | None = option(
+        None,
+        "Linear warm-up; default: a tenth of the schedule, at most 20.",
+        unit="steps",
+        minimum=0,
+    )
     lr_milestones: tuple[int, ...] = option(
         (), "Steps after which 'multistep' halves the rate.", unit="steps", minimum=1
     )
@@ -93,13 +98,20 @@ class TrainingOptions:
         """Length of the rate's schedule in steps."""
         return self.lr_schedule_steps or self.max_train_steps
 
+    @property
+    def warmup_steps(self) -> int:
+        """Length of the linear warm-up in steps."""
+        if self.lr_warmup_steps is not None:
+            return self.lr_warmup_steps
+        return min(20, self.schedule_steps // 10)
+
     def __post_init__(self) -> None:
         """Check what one option says of another.
 
         Raises:
             ConfigError: If two options exclude each other.
         """
-        if self.lr_warmup_steps > self.max_train_steps:
+        if self.lr_warmup_steps is not None and self.lr_warmup_steps > self.max_train_steps:
             raise ConfigError(
                 f"lr_warmup_steps={self.lr_warmup_steps} exceeds "
                 f"max_train_steps={self.max_train_steps}"
