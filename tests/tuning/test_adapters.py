@@ -56,12 +56,13 @@ def _check_swaps(make_base: MakeBase, make_adapter: MakeAdapter, lq: Tensor, swa
     model.delete_adapter("B")
     tensors = parameters = memory = 0
     for swap in range(swaps):
-        model.load_adapter(str(second), "B")
-        model.set_adapter("B", inference_mode=True)
+        name = f"B{swap}"  # Always another, so that nothing left behind is overwritten.
+        model.load_adapter(str(second), name)
+        model.set_adapter(name, inference_mode=True)
         assert torch.equal(_forward(model, lq), out_b)
         model.set_adapter("A", inference_mode=True)
         assert torch.equal(_forward(model, lq), out_a)
-        model.delete_adapter("B")
+        model.delete_adapter(name)
         if swap == 2:
             tensors, parameters = _live_tensors(), len(list(model.parameters()))
         if swap == swaps // 2:

@@ -23,7 +23,8 @@ _ZOOM = 2
 def busiest_crop(truth: NDArray[np.uint8], size: int) -> tuple[int, int]:
     """Top-left corner, in steps of 16 pixels, of the crop with the most detail.
 
-    Detail is the mean difference of neighbouring pixels; a bright shape on a dark ground has little.
+    Detail is the mean difference of neighbouring pixels, of which a bright shape on a dark ground
+    has little.
 
     It looks at the truth alone, so that no method chooses the place where it looks best.
 
