@@ -228,7 +228,7 @@ def test_target_modules_of_another_kind(target: str, make_base: MakeBase) -> Non
 
 def test_target_modules_that_match_nothing(make_base: MakeBase) -> None:
     with pytest.raises(ConfigError, match=r"matches nothing.*blocks\.0\.prompt"):
-        add_prompt_adapter(make_base(), DynamicPromptConfig(target_modules=["promt"]))
+        add_prompt_adapter(make_base(), DynamicPromptConfig(target_modules=["promqt"]))
 
 
 def test_another_number_of_prompts(
