@@ -15,7 +15,7 @@ LARGE_BYTES = 500_000
 # Weights and images that ship live here, each with its licence; everything else is text or small.
 MAY_BE_LARGE = ("ucip_adapt/assets/", "adapters/")
 # Tests compare these byte for byte, and licences are kept as their authors wrote them.
-AS_THEY_ARE = ("tests/golden/", "tests/assets/", "LICENSE")
+AS_THEY_ARE = ("tests/golden/", "tests/assets/", "tests/tuning/fixtures/", "LICENSE")
 MARKERS = tuple(character * 7 + " " for character in "<>|")
 
 
