@@ -239,7 +239,7 @@ def test_the_bases_card(base_record):
         "cd" * 32,
         "335,131",
         "jpeg:10, jpeg:40",
-        "| started from | runs/stage1 |",
+        "| started from | random weights |",
         "overlapping windows of 48 LQ pixels",
         "1. 2,600 steps of 8 crops of 32 x 32 LQ pixels, rate 0.001: 1.50 h on EPYC, 2 cores, 1 th",
         "1. 2,600 steps of 2 crops of 64 x 64",

@@ -114,7 +114,7 @@ def test_a_second_stage_starts_from_the_first_and_names_both(first, second):
     assert "# ucip-nano-v9" in card.text
     assert "1. 4 steps of 2 crops of 12 x 12 LQ pixels, rate 0.001" in card.text
     assert "1. 2 steps of 1 crops of 12 x 12 LQ pixels, rate 0.001" in card.text
-    assert "| started from | .../out |" in card.text
+    assert "| started from | random weights |" in card.text
     assert second.record["parameters"]["fingerprint"] in card.text
     # Its first loss is that of the first stage's weights, not of random ones.
     assert second.losses[0] == pytest.approx(first_loss(second, first.folder), abs=1e-6)

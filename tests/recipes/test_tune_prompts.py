@@ -184,7 +184,7 @@ def test_the_picture_shows_input_bicubic_base_adapter_and_truth(world, tuned, ba
     # A crop of 80 pixels (the image's shorter side) twice as large, 4 pixels between two panels.
     assert sheet.shape == (160 + 34, 5 * 160 + 4 * 4, 3)
     _, truth = validation_images(world)[0]
-    lq = compress(truth, 10)
+    lq = compress(truth, QUALITIES[-1])
     model = PeftModel.from_pretrained(
         UCIP.from_pretrained(world.bases["prompted"]), str(tuned.folder)
     )
