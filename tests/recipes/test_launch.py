@@ -142,7 +142,7 @@ def test_help_by_python(repo_root, tmp_path):
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        timeout=200,
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: tune_prompts.py")
