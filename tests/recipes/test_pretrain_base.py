@@ -94,6 +94,24 @@ def test_the_way_that_scores_best_is_kept(first):
     assert base == pytest.approx(ways[best], abs=1e-3)
 
 
+def test_a_window_that_scores_best_is_what_the_base_does_from_then_on(
+    run, recipes, tmp_path, monkeypatch
+):
+    """Whether a window wins depends on the weights, so here it is told to."""
+    recipe = recipes("pretrain_base")
+    monkeypatch.setattr(recipe, "choose_window", lambda *_, **__: (12, {"window 12": 1.0}))
+    done = run("pretrain_base", tmp_path / "out", windows=(12,), max_train_steps=1)
+    assert json.loads(done.bytes("config.json"))["window"] == 12
+    assert "overlapping windows of 12 LQ" in (tmp_path / "out" / "README.md").read_text("utf-8")
+    base, lq = UCIP.from_pretrained(done.folder), torch.rand(1, 3, 20, 24)
+    assert torch.equal(base.upscale(lq), base.upscale(lq, window=12))
+    scores = {
+        method: [row["psnr_db"] for row in done.record["scores"]["rows"] if row["method"] == method]
+        for method in ("whole", "base")
+    }
+    assert scores["whole"] != scores["base"]
+
+
 def test_the_results_file_holds_curve_and_stage(first):
     record = json.loads(first.bytes("results.json"))
     assert tuple(record) == TOP_LEVEL_KEYS
