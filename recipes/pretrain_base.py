@@ -31,6 +31,7 @@ from ucip_adapt.evaluation import (
 from ucip_adapt.hub.folders import publish_base
 from ucip_adapt.hub.stages import previous_stages, stage_summary
 from ucip_adapt.models import UCIP, UCIPConfig
+from ucip_adapt.training.collective import finish_training
 from ucip_adapt.training.ema import EMA
 from ucip_adapt.training.guard import GuardedStep, check_finite
 from ucip_adapt.training.options import TrainingOptions
@@ -265,8 +266,7 @@ def main(cfg: Options) -> dict[str, Any]:
     record["parameters"]["stages"].append(this)
     if accelerator.is_main_process:
         publish_base(base, cfg.output_dir, record, name=cfg.name)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    finish_training(accelerator)
     gain = mean_psnr(rows, "base") - mean_psnr(rows, "bicubic")
     say(accelerator, f"wrote {cfg.output_dir}: {gain:+.3f} dB over bicubic on {validation.name}")
     return record

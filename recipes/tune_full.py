@@ -23,6 +23,7 @@ from ucip_adapt.evaluation import mean_psnr
 from ucip_adapt.hub.folders import publish_base, push_folder
 from ucip_adapt.hub.stages import previous_stages, stage_summary
 from ucip_adapt.models import UCIP
+from ucip_adapt.training.collective import finish_training
 from ucip_adapt.training.ema import EMA
 from ucip_adapt.training.guard import GuardedStep, check_finite
 from ucip_adapt.training.options import TuningOptions
@@ -181,8 +182,7 @@ def main(cfg: Options) -> dict[str, Any]:
         publish_base(tuned, cfg.output_dir, record, name=cfg.name, picture=picture)
         if cfg.push_to_hub:
             push_folder(cfg.output_dir, cfg.hub_model_id, default_name=f"ucip-{cfg.codec}-full")
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    finish_training(accelerator)
     say(
         accelerator,
         f"wrote {cfg.output_dir}: model.safetensors, README.md, results.json, before_after.png; "

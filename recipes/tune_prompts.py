@@ -23,6 +23,7 @@ from ucip_adapt.config import option, run_recipe
 from ucip_adapt.evaluation import mean_psnr
 from ucip_adapt.hub.folders import publish_adapter, push_folder
 from ucip_adapt.models import UCIP
+from ucip_adapt.training.collective import finish_training
 from ucip_adapt.training.ema import EMA
 from ucip_adapt.training.guard import GuardedStep, check_finite
 from ucip_adapt.training.options import TuningOptions
@@ -224,8 +225,7 @@ def main(cfg: Options) -> dict[str, Any]:
         record = publish_adapter(tuned, cfg.output_dir, record, picture=picture)
         if cfg.push_to_hub:
             push_folder(cfg.output_dir, cfg.hub_model_id, default_name=f"ucip-{cfg.codec}")
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    finish_training(accelerator)
     size = record["parameters"].get("adapter_bytes", 0)
     say(
         accelerator,

@@ -220,6 +220,10 @@ def run_recipe(
     except UcipError as error:
         sys.stderr.write(f"error: {error}\n")
         return _EXIT_CODE_KNOWN_ERROR
+    if "torch.distributed" in sys.modules:  # reading options does not need it
+        from ucip_adapt.training.collective import leave_process_group
+
+        leave_process_group()
     return 0
 
 

@@ -9,6 +9,7 @@ _ON_EACH_PROCESS = """
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from ucip_adapt.metrics import gather_scores, get_protocol, score
+from ucip_adapt.training.collective import finish_training, leave_process_group
 
 accelerator = Accelerator(cpu=True)
 preds, targets = make_pairs(11)
@@ -27,7 +28,8 @@ try:
     gather_scores([{"index": 0, "name": f"image of {accelerator.process_index}"}], accelerator)
 except ValueError as error:
     result["error"] = str(error)
-accelerator.end_training()
+finish_training(accelerator)
+leave_process_group()
 print(json.dumps(result))
 """
 

@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from ucip_adapt.training.checkpoint import Checkpoints
+from ucip_adapt.training.collective import finish_training, leave_process_group
 from ucip_adapt.training.ema import EMA
 from ucip_adapt.training.guard import GuardedStep
 from ucip_adapt.training.sampler import StepBatchSampler
@@ -203,7 +204,7 @@ def run(options):
     if options.report:
         path = Path(f"{options.report}-{accelerator.process_index}.json")
         path.write_text(json.dumps(report))
-    accelerator.end_training()
+    finish_training(accelerator)
     return report
 
 
@@ -220,3 +221,4 @@ def parse():
 
 if __name__ == "__main__":
     run(parse())
+    leave_process_group()

@@ -6,15 +6,17 @@ functions turn a failure anywhere into the same value or the same error everywhe
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
 from ucip_adapt.errors import CheckpointError
 
-__all__ = ["ask_main", "attempt", "first_message"]
+__all__ = ["ask_main", "attempt", "finish_training", "first_message", "leave_process_group"]
 
 _T = TypeVar("_T")
 
@@ -72,3 +74,38 @@ def ask_main(accelerator: Accelerator, ask: Callable[[], _T]) -> _T:
         raise CheckpointError(answer[1])
     result: _T = answer[0]
     return result
+
+
+def finish_training(accelerator: Accelerator) -> None:
+    """Wait for every process and close the trackers: the last collective call of a run.
+
+    ``Accelerator.end_training`` would also take the process group out of its table while the
+    wrapped model still holds it; that is :func:`leave_process_group`'s work, later.
+
+    Args:
+        accelerator: The run's accelerator.
+    """
+    accelerator.wait_for_everyone()
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
+def leave_process_group() -> None:
+    """End the default process group and its threads; nothing happens where there is none.
+
+    To be called when nothing holds the wrapped model any more, that is after the function that
+    made it has returned. A gloo thread that still has a tensor of the last collective call needs
+    the interpreter to let it go; if the interpreter is closing down by then, the process aborts
+    ("terminate called without an active exception") after all its work is done.
+
+    Example:
+        >>> leave_process_group()
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    group = dist.group.WORLD
+    dist.destroy_process_group()
+    # The wrapped model is a cycle that holds the group. It has to go first: released from there,
+    # the group would wait for its threads while it keeps the interpreter that they wait for.
+    gc.collect()
+    del group  # the last one: waits for the threads, without the interpreter's lock
