@@ -49,7 +49,7 @@ $(STAMP): pyproject.toml constraints.txt
 	is needed and $(PYTHON) is %d.%d; name another one: make $(MAKECMDGOALS) PYTHON=python3.12' \
 	% sys.version_info[:2])"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev,video,more]"
 	@touch $(STAMP)
 
 tune: $(STAMP)  ## tune a prompt adapter for CODEC on the embedded base and images
