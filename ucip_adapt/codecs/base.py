@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib
 import json
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from importlib import metadata
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ucip_adapt.errors import CodecError, ConfigError
 
-__all__ = ["Availability", "Codec", "CodecSpec", "Degraded", "check_rgb", "fingerprint_digest"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = [
+    "Availability",
+    "Codec",
+    "CodecSpec",
+    "Degraded",
+    "NamedCodec",
+    "check_rgb",
+    "code_image",
+    "fingerprint_digest",
+    "library_availability",
+    "load_library",
+    "require_available",
+]
 
 
 @dataclass(frozen=True)
@@ -21,11 +38,13 @@ class CodecSpec:
 
     Attributes:
         name: Name in suites, tables and flags.
-        family: Suite slot that it may fill.
+        family: Suite slot that it may fill: the name of an image format, ``"hevc"``, ``"vvc"``, or
+            one of ``"learned-mse"`` (PSNR-oriented), ``"learned-msssim"`` (SSIM-oriented),
+            ``"learned-perceptual"`` (HiFiC) and ``"learned-elic"`` (the unseen one).
         parameter: The codec's own knob (``"quality"``, ``"qp"``).
         qualities: The values that the suites use, from the worst picture to the best.
         quality_range: Smallest and largest value that the codec takes.
-        extra: pip extra that brings the library; None if Pillow suffices.
+        extra: pip extra that brings the library; None if no extra does.
         faithful: True only for the paper's own codec, False for a stand-in.
 
     Example:
@@ -85,27 +104,34 @@ class Degraded:
 
     Attributes:
         pixels: Decoded image, ``H x W x 3`` uint8, the size of the input.
-        num_bytes: Length of the whole bitstream, headers included.
+        num_bytes: Length of the whole bitstream, headers included; 0 where nobody knows it (a
+            folder of decoded images).
+        stream: The bitstream, where a common decoder reads it.
+        seconds: Wall time of the encoder alone, where it was measured.
 
     Example:
+        >>> import numpy as np
         >>> Degraded(np.zeros((8, 16, 3), np.uint8), num_bytes=64).bpp
         4.0
     """
 
     pixels: NDArray[np.uint8]
     num_bytes: int
+    stream: bytes | None = None
+    seconds: float | None = None
 
     @property
     def bpp(self) -> float:
-        """Bits per pixel of the coded image."""
+        """Bits per pixel of the coded image; NaN where the size is not known."""
         height, width = self.pixels.shape[:2]
-        return float(8 * self.num_bytes / (height * width))
+        return float(8 * self.num_bytes / (height * width)) if self.num_bytes else float("nan")
 
 
 class Codec(Protocol):
     """A codec with pinned parameters.
 
     Example:
+        >>> import numpy as np
         >>> from ucip_adapt import get_codec
         >>> codec: Codec = get_codec("jpeg")
         >>> codec.roundtrip(np.zeros((8, 8, 3), np.uint8), 10).pixels.shape
@@ -122,7 +148,14 @@ class Codec(Protocol):
         ...
 
     def fingerprint(self) -> dict[str, Any]:
-        """Library, version and options: what decides the bytes besides image and quality."""
+        """What decides the bytes besides image and quality; JSON-able, and cheap to ask twice.
+
+        ``codec``, ``library``, ``version``, ``options``, and the sha256 of an external binary or
+        of weights.
+
+        Raises:
+            CodecError: If the codec is not available here.
+        """
         ...
 
     def roundtrip(self, rgb: NDArray[np.uint8], quality: int) -> Degraded:
@@ -133,10 +166,49 @@ class Codec(Protocol):
             quality: Value of the codec's own knob.
 
         Raises:
-            CodecError: If the image cannot be coded.
+            CodecError: If the codec is not available, or the image cannot be coded.
             ConfigError: If the quality is out of range.
         """
         ...
+
+
+@runtime_checkable
+class NamedCodec(Protocol):
+    """A codec that looks its result up under the image's name instead of making it."""
+
+    def lookup(self, name: str, rgb: NDArray[np.uint8], quality: int) -> Degraded:
+        """Find the coded version of an image.
+
+        Args:
+            name: File name of the image, without suffix.
+            rgb: The image, to check the size of what is found.
+            quality: Value of the codec's own knob.
+        """
+        ...
+
+
+def code_image(codec: Codec, rgb: NDArray[np.uint8], quality: int, *, name: str) -> Degraded:
+    """Encode and decode an image, or look the result up for codecs that go by names.
+
+    Args:
+        codec: The codec.
+        rgb: The image, ``H x W x 3`` uint8.
+        quality: Value of the codec's own knob.
+        name: File name of the image, without suffix.
+
+    Raises:
+        CodecError: If the codec is not available, or the image cannot be coded or found.
+        ConfigError: If the quality is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> from ucip_adapt import get_codec
+        >>> code_image(get_codec("webp"), np.zeros((8, 8, 3), np.uint8), 10, name="black").bpp > 0
+        True
+    """
+    if isinstance(codec, NamedCodec):
+        return codec.lookup(name, rgb, quality)
+    return codec.roundtrip(rgb, quality)
 
 
 def check_rgb(rgb: NDArray[np.uint8], codec: str) -> None:
@@ -150,12 +222,13 @@ def check_rgb(rgb: NDArray[np.uint8], codec: str) -> None:
         CodecError: With the shape and type found.
 
     Example:
+        >>> import numpy as np
         >>> check_rgb(np.zeros((8, 8), np.uint8), "jpeg")
         Traceback (most recent call last):
         ...
         ucip_adapt.errors.CodecError: jpeg codes H x W x 3 uint8 images, got uint8 of shape (8, 8)
     """
-    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
+    if rgb.dtype != "uint8" or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
         raise CodecError(
             f"{codec} codes H x W x 3 uint8 images, got {rgb.dtype} of shape {rgb.shape}"
         )
@@ -175,3 +248,74 @@ def fingerprint_digest(fingerprint: dict[str, Any]) -> str:
         True
     """
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def library_availability(module: str, *, distribution: str, extra: str) -> Availability:
+    """Whether a library can be imported; found out once per process.
+
+    Args:
+        module: Name under which it is imported.
+        distribution: Name under which pip knows it.
+        extra: pip extra of this package that brings it.
+
+    Returns:
+        Its version, or the reason and the line that installs it. A library that is installed but
+        broken counts as missing.
+
+    Example:
+        >>> library_availability("no_such", distribution="no-such", extra="video").reason
+        'no-such is not installed'
+    """
+    install = f'pip install "ucip-adapt[{extra}]"'
+    try:
+        importlib.import_module(module)
+        return Availability(ok=True, version=f"{distribution} {metadata.version(distribution)}")
+    except ModuleNotFoundError:
+        reason = f"{distribution} is not installed"
+    except Exception as error:  # a binary wheel of another system raises nearly anything
+        reason = f"{distribution} cannot be imported: {error}"
+    return Availability(ok=False, reason=reason, install=install)
+
+
+def load_library(module: str, *, distribution: str, extra: str, codec: str) -> ModuleType:
+    """Import a library that only some codecs need.
+
+    Args:
+        module: Name under which it is imported.
+        distribution: Name under which pip knows it.
+        extra: pip extra of this package that brings it.
+        codec: Name of the codec that asks, for the message.
+
+    Raises:
+        CodecError: If it is missing or broken, with the line that installs it.
+
+    Example:
+        >>> load_library(
+        ...     "no_such", distribution="no-such", extra="video", codec="hevc-x265"
+        ... )  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ucip_adapt.errors.CodecError: codec hevc-x265 is not available: no-such is not installed...
+    """
+    require_available(codec, library_availability(module, distribution=distribution, extra=extra))
+    return importlib.import_module(module)
+
+
+def require_available(codec: str, availability: Availability) -> None:
+    """Turn an answer of :meth:`Codec.available` into an error, if it is a no.
+
+    Args:
+        codec: Name of the codec, for the message.
+        availability: The answer.
+
+    Raises:
+        CodecError: With the reason and the line that installs what is missing.
+
+    Example:
+        >>> require_available("webp", Availability(ok=True))
+    """
+    if not availability.ok:
+        raise CodecError(
+            f"codec {codec} is not available: {availability.reason}. {availability.install}"
+        )

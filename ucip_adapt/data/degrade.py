@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ucip_adapt.codecs import Codec, get_codec
-from ucip_adapt.codecs.base import fingerprint_digest
+from ucip_adapt.codecs.base import fingerprint_digest, require_available
 from ucip_adapt.data.bicubic import EdgeRule, bicubic_down4, modcrop
 from ucip_adapt.data.cache import ArrayCache, CachedArray, file_digest
 from ucip_adapt.data.images import read_rgb
-from ucip_adapt.errors import CodecError, ConfigError, DataError
+from ucip_adapt.errors import ConfigError, DataError
 
 __all__ = [
     "DegradedImage",
@@ -237,9 +237,5 @@ def require_codec(name: str) -> Codec:
         'webp'
     """
     codec = get_codec(name)
-    availability = codec.available()
-    if not availability.ok:
-        raise CodecError(
-            f"codec {name} is not available: {availability.reason}. {availability.install}"
-        )
+    require_available(name, codec.available())
     return codec
