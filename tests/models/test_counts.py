@@ -22,8 +22,11 @@ def build(preset: str, num_slots: int = 1) -> UCIP:
 
 
 def gmac_of(model: nn.Module, *inputs: Tensor) -> float:
-    """Multiply-adds of a call, in 10^9."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    """Multiply-adds of a call, in 10^9.
+
+    With a graph: the counter does not know the products in place of the path without one.
+    """
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         model(*inputs)
     return counter.get_total_flops() / 2e9
 

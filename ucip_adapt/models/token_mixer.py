@@ -6,11 +6,21 @@ copy, and a permuted view is what convolutions call ``torch.channels_last``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ucip_adapt.models.sampling import Sampler, deform_sample_1d
+from ucip_adapt.models.folding import (
+    FoldedMixer,
+    UnfoldedMixer,
+    fold_mixer,
+    is_plain,
+    needs_graph,
+)
+from ucip_adapt.models.sampling import Axis, Sampler, deform_sample_1d
 
 __all__ = [
     "MLP",
@@ -21,6 +31,9 @@ __all__ = [
     "to_channels_first",
     "to_channels_last",
 ]
+
+_HORIZONTAL: Final[Axis] = "horizontal"
+_VERTICAL: Final[Axis] = "vertical"
 
 
 def to_channels_first(x: Tensor) -> Tensor:
@@ -102,29 +115,82 @@ class TokenMixer(nn.Module):
         self.fusion = MLP(dim, dim // 4, self.branches * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, z: Tensor, offset: Tensor) -> Tensor:
-        """Mix normalised ``(B, H, W, C)`` at offsets ``(B, 2C/S, H, W)`` into ``(B, H, W, C)``."""
+    def forward(self, z: Tensor, offset: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Mix normalised ``(B, H, W, C)`` at offsets ``(B, 2C/S, H, W)`` into ``(B, H, W, C)``.
+
+        ``residual``, of the shape of the result, is added to it. Where autograd records nothing,
+        the linear maps are folded (:meth:`fold`); in training that gained nothing.
+        """
+        branches = self.branches_of(z, offset)
+        if not needs_graph(self, z, offset) and is_plain(self.horizontal, self.vertical, self.proj):
+            means = [branch.mean(dim=(1, 2)) for branch in branches]
+            return self.fold(*means).apply(branches, residual)
+        mapped = self.mapped(branches)
+        pooled = torch.stack([branch.mean(dim=(1, 2)) for branch in mapped]).sum(dim=0)  # (B, C)
+        mixed = self.mix(mapped, self.fusion_weights(pooled))
+        return mixed if residual is None else residual + mixed
+
+    def branches_of(self, z: Tensor, offset: Tensor) -> list[Tensor]:
+        """Sampled along W, sampled along H, convolved: what the linear maps are applied to.
+
+        Shape ``(B, H, W, C)`` each; the sampled ones are views of planes. The last is missing in a
+        mixer without local branch.
+        """
         planes = to_channels_first(z)
         # The samplers read planes; one copy serves both axes.
         planar = planes.contiguous()
         offset_h, offset_v = offset.contiguous().chunk(2, dim=1)
-        sampled_h = deform_sample_1d(planar, offset_h, axis="horizontal", method=self.sampler)
-        sampled_v = deform_sample_1d(planar, offset_v, axis="vertical", method=self.sampler)
         branches = [
-            self.horizontal(to_channels_last(sampled_h)),
-            self.vertical(to_channels_last(sampled_v)),
+            to_channels_last(deform_sample_1d(planar, part, axis=axis, method=self.sampler))
+            for part, axis in ((offset_h, _HORIZONTAL), (offset_v, _VERTICAL))
         ]
         if self.local is not None:
             branches.append(to_channels_last(self.local(planes)))
-        pooled = torch.stack([branch.mean(dim=(1, 2)) for branch in branches]).sum(dim=0)  # (B, C)
-        weights = (
-            self.fusion(pooled).view(-1, self.dim, self.branches).softmax(dim=-1)
-        )  # unit c * 3 + k
-        mixed = branches[0] * weights[:, None, None, :, 0]
-        for k, branch in enumerate(branches[1:], start=1):
+        return branches
+
+    def mapped(self, branches: Sequence[Tensor]) -> list[Tensor]:
+        """Apply W_h and W_v to the sampled branches (Eq. 3)."""
+        sampled_h, sampled_v, *local = branches
+        return [self.horizontal(sampled_h), self.vertical(sampled_v), *local]
+
+    def fusion_weights(self, pooled: Tensor) -> Tensor:
+        """Shares ``(B, C, branches)`` out of the branches' summed averages ``(B, C)`` (Eq. 4)."""
+        units: Tensor = self.fusion(pooled)
+        return units.view(-1, self.dim, self.branches).softmax(dim=-1)  # unit c * 3 + k
+
+    def mix(self, mapped: Sequence[Tensor], weights: Tensor) -> Tensor:
+        """Weigh the mapped branches and project their sum (Eq. 4)."""
+        mixed = mapped[0] * weights[:, None, None, :, 0]
+        for k, branch in enumerate(mapped[1:], start=1):
             mixed = torch.addcmul(mixed, branch, weights[:, None, None, :, k])
         out: Tensor = self.proj(mixed)
         return out
+
+    def fold(
+        self, mean_h: Tensor, mean_v: Tensor, mean_local: Tensor | None = None
+    ) -> FoldedMixer | UnfoldedMixer:
+        """What is to be applied per pixel, given the averages over the whole image.
+
+        Args:
+            mean_h: Average of the branch sampled along W, before its linear map, shape ``(B, C)``.
+            mean_v: The same along H.
+            mean_local: Average of the convolved branch; None without a local branch.
+
+        Returns:
+            One matrix per branch and a bias. Where a linear map is wrapped (LoRA) or carries hooks,
+            the maps as they are; both have the method ``apply(branches, residual=None)``.
+
+        Example:
+            >>> mixer = TokenMixer(dim=16)
+            >>> z, offset = torch.rand(1, 5, 7, 16), torch.rand(1, 16, 5, 7)
+            >>> branches = mixer.branches_of(z, offset)
+            >>> folded = mixer.fold(*(branch.mean(dim=(1, 2)) for branch in branches))
+            >>> rows = folded.apply([branch[:, :2] for branch in branches])
+            >>> torch.allclose(rows, mixer(z, offset)[:, :2], atol=1e-6)
+            True
+        """
+        means = [mean_h, mean_v] if mean_local is None else [mean_h, mean_v, mean_local]
+        return fold_mixer(self, means)
 
 
 class MLP(nn.Module):
@@ -232,7 +298,7 @@ class PTMM(nn.Module):
 
     def forward(self, x: Tensor, prompt: Tensor, offset: Tensor) -> Tensor:
         """Map ``(B, H, W, C)`` to the same shape, given the prompt and the offsets in force."""
-        x = x + self.mixer(self.norm1(x), offset)
+        x = self.mixer(self.norm1(x), offset, x)
         x = x + self.mlp(self.norm2(x))
         modulated: Tensor = self.spade(x, prompt)
         return modulated
