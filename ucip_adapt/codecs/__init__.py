@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from ucip_adapt.codecs.base import Availability, Codec, CodecSpec, Degraded
-from ucip_adapt.codecs.pillow import JPEG, WEBP
+from ucip_adapt.codecs.heic import HEIC
+from ucip_adapt.codecs.jpegxl import JPEGXL
+from ucip_adapt.codecs.pillow import AVIF, JPEG, JPEG2000, WEBP
+from ucip_adapt.codecs.vvenc import VVENC
+from ucip_adapt.codecs.x265 import X265
 from ucip_adapt.errors import ConfigError, unknown_name
 
 __all__ = [
@@ -21,6 +25,12 @@ __all__ = [
 _BUILT_IN: tuple[Codec, ...] = (
     JPEG,
     WEBP,
+    AVIF,
+    JPEG2000,
+    JPEGXL,
+    HEIC,
+    X265,
+    VVENC,
 )
 
 CODECS: dict[str, Codec] = {codec.spec.name: codec for codec in _BUILT_IN}

@@ -106,7 +106,8 @@ class Degraded:
         pixels: Decoded image, ``H x W x 3`` uint8, the size of the input.
         num_bytes: Length of the whole bitstream, headers included; 0 where nobody knows it (a
             folder of decoded images).
-        stream: The bitstream, where a common decoder reads it.
+        stream: The bitstream, where a common decoder reads it; the picture in it may be padded at
+            the right and at the bottom.
         seconds: Wall time of the encoder alone, where it was measured.
 
     Example:
