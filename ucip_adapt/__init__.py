@@ -54,12 +54,16 @@ if TYPE_CHECKING:
     from ucip_adapt.tuning import protocol_for as protocol_for
     from ucip_adapt.tuning import save_prompt_adapter as save_prompt_adapter
     from ucip_adapt.tuning import trainable_parameters as trainable_parameters
+    from ucip_adapt.upscaler import Upscaler as Upscaler
+    from ucip_adapt.upscaler import load as load
 
 __version__ = "0.1.0"
 
 # Public name -> module that offers it, in the order of docs/api.md. The imports above tell type
 # checkers the same; a test compares the two.
 _EXPORTS = {
+    "load": "ucip_adapt.upscaler",
+    "Upscaler": "ucip_adapt.upscaler",
     "UCIP": "ucip_adapt.models",
     "UCIPConfig": "ucip_adapt.models",
     "load_authors_checkpoint": "ucip_adapt.models",
@@ -114,6 +118,7 @@ __all__ = [
     "Setting",
     "UCIPConfig",
     "UcipError",
+    "Upscaler",
     "__version__",
     "add_prompt_adapter",
     "bicubic_down4",
@@ -126,6 +131,7 @@ __all__ = [
     "get_protocol",
     "list_codecs",
     "list_images",
+    "load",
     "load_authors_checkpoint",
     "load_eval_set",
     "load_prompt_adapter",

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["ALIASES", "image_folder", "shipped_base_folder", "shipped_bases"]
+__all__ = [
+    "ALIASES",
+    "adapters_folder",
+    "image_folder",
+    "shipped_adapter_folder",
+    "shipped_adapters",
+    "shipped_base_folder",
+    "shipped_bases",
+]
 
 _ROOT = Path(__file__).parent
 
@@ -58,3 +66,46 @@ def image_folder(split: str) -> Path:
         True
     """
     return _ROOT / "images" / split
+
+
+def adapters_folder() -> Path:
+    """Folder of the shipped adapters: inside an installed wheel, beside the package in a clone.
+
+    Returns:
+        The folder, whether it exists or not.
+
+    Example:
+        >>> adapters_folder().name in {"adapters", "_adapters"}
+        True
+    """
+    installed = _ROOT.parent / "_adapters"
+    return installed if installed.is_dir() else _ROOT.parent.parent / "adapters"
+
+
+def shipped_adapters() -> list[str]:
+    """Names of the adapters that come with the package.
+
+    Returns:
+        Names in alphabetical order.
+
+    Example:
+        >>> all((adapters_folder() / name).is_dir() for name in shipped_adapters())
+        True
+    """
+    return sorted(path.parent.name for path in adapters_folder().glob("*/adapter_config.json"))
+
+
+def shipped_adapter_folder(name: str) -> Path | None:
+    """Folder of a shipped adapter.
+
+    Args:
+        name: Its name.
+
+    Returns:
+        The folder, or None if no adapter of that name is shipped.
+
+    Example:
+        >>> shipped_adapter_folder("no-such-codec") is None
+        True
+    """
+    return adapters_folder() / name if name in shipped_adapters() else None

@@ -8,6 +8,7 @@ ucip-adapt 0.1.0
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ucip_adapt.errors import UcipError, unknown_name
 __all__ = ["COMMANDS", "Command", "main"]
 
 _EXIT_CODE_KNOWN_ERROR = 2
+_EXIT_CODE_BROKEN_PIPE = 141
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,9 @@ class Command:
 COMMANDS = {
     "codecs": Command("ucip_adapt.cli.codecs", "list the codecs and whether they work here"),
     "env": Command("ucip_adapt.cli.env", "show versions and hardware, for a bug report"),
+    "leaks": Command("ucip_adapt.cli.leaks", "find test pictures in training folders"),
     "recipes": Command("ucip_adapt.cli.recipes", "list the training scripts, or copy them out"),
+    "upscale": Command("ucip_adapt.cli.upscale", "restore and enlarge pictures four times"),
 }
 """Every sub-command by its name."""
 
@@ -60,6 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UcipError as error:
         sys.stderr.write(f"error: {error}\n")
         return _EXIT_CODE_KNOWN_ERROR
+    except BrokenPipeError:
+        # Whoever read the output has gone (`| head`); the interpreter must not try to flush it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _EXIT_CODE_BROKEN_PIPE
 
 
 def _dispatch(argv: list[str]) -> int:

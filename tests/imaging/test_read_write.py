@@ -1,0 +1,87 @@
+"""Reading and writing keep what a picture carries (R22)."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from ucip_adapt.errors import DataError, UnknownNameError
+from ucip_adapt.imaging import FORMATS, Picture, encode_picture, read_picture
+
+
+def test_each_kind_keeps_its_channels_depth_and_size(good):
+    for name, (data, mode, size, note) in good.items():
+        picture = read_picture(data)
+        assert (picture.mode, picture.size) == (mode, size), name
+        assert bool(picture.notes) == bool(note), (name, picture.notes)
+        assert note in " ".join(picture.notes), name
+
+
+def test_pixels_are_pillows_where_pillow_is_right(good):
+    for name in ("rgb", "grey", "rgba", "palette", "palette+alpha", "webp", "avif"):
+        picture = read_picture(good[name][0])
+        wanted = np.array(Image.open(io.BytesIO(good[name][0])).convert(picture.mode))
+        planes = picture.colour if picture.colour.shape[2] == 3 else picture.colour[..., 0]
+        np.testing.assert_array_equal(planes, wanted[..., :3] if wanted.ndim == 3 else wanted)
+
+
+def test_sixteen_bits_survive_a_round_trip(good):
+    for name in ("16-bit grey", "16-bit rgb", "16-bit rgba"):
+        picture = read_picture(good[name][0])
+        assert picture.colour.max() > 60000, name
+        again = read_picture(encode_picture(picture))
+        np.testing.assert_array_equal(again.colour, picture.colour)
+        if picture.alpha is not None:
+            np.testing.assert_array_equal(again.alpha, picture.alpha)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_once(orientation):
+    pixels = np.arange(11 * 13 * 3, dtype=np.uint16).reshape(11, 13, 3).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
+    picture = read_picture(buffer.getvalue())
+    with Image.open(buffer) as image:
+        np.testing.assert_array_equal(picture.colour, np.array(ImageOps.exif_transpose(image)))
+    with Image.open(io.BytesIO(encode_picture(picture))) as written:
+        assert written.getexif().get(0x0112, 1) == 1
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_profile_and_exif_are_written(good, file_format):
+    profile = read_picture(good["profile"][0]).icc_profile
+    exif = read_picture(good["turned"][0]).exif
+    picture = Picture(np.full((8, 9, 3), 77, np.uint8), None, profile, exif)
+    with Image.open(io.BytesIO(encode_picture(picture, file_format))) as written:
+        assert written.info["icc_profile"] == profile
+        assert written.getexif()[0x010F] == "maker"
+
+
+def test_sixteen_bit_png_keeps_profile_and_exif(good):
+    profile = read_picture(good["profile"][0]).icc_profile
+    exif = read_picture(good["turned"][0]).exif
+    again = read_picture(
+        encode_picture(Picture(np.full((8, 9, 3), 777, np.uint16), None, profile, exif))
+    )
+    assert again.icc_profile == profile
+    with Image.open(io.BytesIO(encode_picture(again))) as written:
+        assert written.getexif()[0x010F] == "maker"
+
+
+def test_what_cannot_be_read_is_said(bad):
+    for data, words in bad.values():
+        with pytest.raises(DataError, match=words):
+            read_picture(data)
+
+
+def test_formats_refuse_what_they_cannot_hold():
+    clear = Picture(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8))
+    with pytest.raises(DataError, match="jpeg holds no transparency; these do: png, webp, tiff"):
+        encode_picture(clear, "jpeg")
+    with pytest.raises(DataError, match="webp holds no 16 bits per channel; use png"):
+        encode_picture(Picture(np.zeros((4, 4, 3), np.uint16)), "webp")
+    with pytest.raises(UnknownNameError, match="did you mean 'png'"):
+        encode_picture(clear, "pgn")

@@ -1,0 +1,156 @@
+"""The command and the Python interface enlarge pictures of any kind (R22, R23)."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ucip_adapt
+from ucip_adapt.cli import main
+from ucip_adapt.detect import detect_codec
+from ucip_adapt.errors import ConfigError, UcipError
+from ucip_adapt.imaging import Picture, read_picture
+from ucip_adapt.imaging.enlarge import enlarge_picture
+from ucip_adapt.models import UCIP, UCIPConfig, bicubic_x4
+from ucip_adapt.upscaler import Upscaler
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("nano")
+    UCIP(UCIPConfig.preset("nano")).save_pretrained(folder)
+    return folder
+
+
+def test_every_kind_comes_out_four_times_as_large(good, bad, nano, tmp_path, capsys):
+    zoo = tmp_path / "zoo"
+    zoo.mkdir()
+    for name, (data, *_) in good.items():
+        (zoo / f"{name} é-漢.png").write_bytes(data)
+    for name, (data, _) in bad.items():
+        (zoo / f"bad {name}.png").write_bytes(data)
+    (zoo / "-x.png").write_bytes(good["rgb"][0])
+    (zoo / "folder.png").mkdir()
+    out = tmp_path / "out"
+    code = main(["upscale", str(zoo), "-o", str(out), "--base", str(nano), "--json"])
+    outcomes = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert code == 3
+    assert len(outcomes) == len(good) + len(bad) + 1
+    errors = {o["input"].rsplit("/", 1)[1] for o in outcomes if o["error"]}
+    assert errors == {f"bad {name}.png" for name in bad}
+    for name, (_, mode, (height, width), _) in good.items():
+        result = read_picture((out / f"{name} é-漢_x4.png").read_bytes())
+        assert (result.mode, result.size) == (mode, (4 * height, 4 * width)), name
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+
+
+def test_sizes_give_exactly_four_times_and_the_networks_pixels(nano):
+    network = UCIP.from_pretrained(nano)
+    model = Upscaler(network, base="nano")
+    random = np.random.default_rng(0)
+    for height, width in [*random.integers(1, 41, (12, 2)), (1, 1), (40, 1), (8, 8)]:
+        lq = torch.rand(1, 3, int(height), int(width))
+        sr = model.upscale(lq)
+        assert sr.shape == (1, 3, 4 * height, 4 * width)
+        assert torch.isfinite(sr).all()
+        if min(height, width) >= 8:
+            with torch.no_grad():
+                torch.testing.assert_close(sr, network(lq).clamp(0, 1), rtol=0, atol=0)
+
+
+def test_grey_alpha_and_depth_by_an_upscaler_that_is_known():
+    random = np.random.default_rng(1)
+    grey = random.integers(0, 65535, (9, 7, 1), np.uint16)
+    alpha = random.integers(0, 65535, (9, 7), np.uint16)
+    result = enlarge_picture(Picture(grey, alpha), bicubic_x4)
+    wanted = bicubic_x4(torch.from_numpy(grey[None, None, ..., 0].astype(np.float64) / 65535))
+    wanted = (wanted.clamp(0, 1) * 65535)[0, 0].numpy()
+    np.testing.assert_allclose(result.colour[..., 0].astype(float), wanted, atol=2)
+    large = Image.fromarray(alpha.astype(np.float32)).resize((28, 36), Image.Resampling.BICUBIC)
+    np.testing.assert_allclose(result.alpha.astype(float), np.asarray(large).clip(0, 65535), atol=1)
+
+
+def test_pil_numpy_and_torch_agree(nano):
+    model = Upscaler(UCIP.from_pretrained(nano), base="nano")
+    rgb = np.random.default_rng(2).integers(0, 255, (12, 17, 3), np.uint8)
+    array = model.upscale(rgb)
+    np.testing.assert_array_equal(np.asarray(model.upscale(Image.fromarray(rgb))), array)
+    tensor = model.upscale(torch.from_numpy(rgb).permute(2, 0, 1).float() / 255)
+    np.testing.assert_array_equal((tensor * 255).round().byte().permute(1, 2, 0).numpy(), array)
+    assert model.upscale(rgb[..., 0]).shape == (48, 68)
+    for wrong in (rgb.astype(float), "a.png", torch.zeros(2, 3)):
+        with pytest.raises(ConfigError):
+            model.upscale(wrong)
+
+
+def test_streams_and_single_files(good, nano, tmp_path, monkeypatch, capsysbinary):
+    class Stream:
+        buffer = io.BytesIO(good["grey"][0])
+
+    monkeypatch.setattr("sys.stdin", Stream)
+    assert main(["upscale", "-", "-o", "-", "--base", str(nano), "--adapter", "none"]) == 0
+    assert read_picture(capsysbinary.readouterr().out).size == (44, 52)
+    source = tmp_path / "a.png"
+    source.write_bytes(good["rgb"][0])
+    target = tmp_path / "b.webp"
+    assert main(["upscale", str(source), "-o", str(target), "--base", str(nano)]) == 0
+    with Image.open(target) as image:
+        assert (image.format, image.size) == ("WEBP", (52, 44))
+
+
+def test_nothing_is_overwritten_unasked(good, nano, tmp_path, capsys):
+    source = tmp_path / "a.png"
+    source.write_bytes(good["rgb"][0])
+    there = tmp_path / "a_x4.png"
+    there.write_bytes(b"mine")
+    words = ["upscale", str(source), "-o", str(tmp_path), "--base", str(nano)]
+    assert main(words) == 3
+    assert there.read_bytes() == b"mine"
+    assert "--overwrite replaces it" in capsys.readouterr().err
+    assert main([*words, "--overwrite"]) == 0
+    assert there.read_bytes() != b"mine"
+    for flags, message in (
+        (["--suffix="], "would be replaced by its own result"),
+        (["--jobs=0"], "need at least 1"),
+        (["--adapter=wepb"], "unknown adapter 'wepb'"),
+    ):
+        assert main([*words, *flags]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_two_results_of_one_name_are_refused(good, tmp_path, capsys):
+    for name in ("a.png", "a.webp"):
+        (tmp_path / name).write_bytes(good["webp"][0])
+    assert main(["upscale", str(tmp_path), "-o", str(tmp_path / "out")]) == 2
+    assert "would both become" in capsys.readouterr().err
+
+
+def test_a_missing_input_is_said_before_anything_is_done(tmp_path, capsys):
+    assert main(["upscale", str(tmp_path / "no.png"), "-o", str(tmp_path)]) == 2
+    assert "no file or folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("quality", [1, 10, 37, 50, 75, 90, 100])
+def test_jpeg_quality_is_read_from_its_tables(quality):
+    buffer = io.BytesIO()
+    Image.new("RGB", (24, 16), (1, 2, 3)).save(buffer, "JPEG", quality=quality)
+    detection = detect_codec(buffer.getvalue())
+    assert (detection.codec, detection.quality) == ("jpeg", quality)
+
+
+def test_containers_name_their_codec(good):
+    named = {name: detect_codec(good[name][0]).codec for name in ("webp", "avif", "jpeg xl", "rgb")}
+    assert named == {"webp": "webp", "avif": "avif", "jpeg xl": "jpegxl", "rgb": None}
+
+
+def test_load_names_what_is_wrong(tmp_path):
+    with pytest.raises(UcipError, match="unknown adapter 'wep'"):
+        ucip_adapt.load("wep")
+    with pytest.raises(ConfigError, match="no device 'gpu'"):
+        ucip_adapt.load(device="gpu")
+    with pytest.raises(ConfigError, match="float16 needs a GPU"):
+        ucip_adapt.load(dtype="float16")

@@ -1,0 +1,81 @@
+"""Restore and enlarge pictures four times: files, folders, patterns, or standard input."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `ucip-adapt upscale`."""
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help="Files, folders, patterns, or -.")
+    add(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="A folder; for a single input also a file; - is standard output.",
+    )
+    add(
+        "--adapter",
+        default="auto",
+        help="auto (by the file's codec), none, or the name, folder or Hub id of one. "
+        "Default: auto.",
+    )
+    add("--base", help="Base network: name, folder or Hub id. Default: the adapter's own.")
+    add("--revision", help="Branch, tag or commit of an adapter on the Hub.")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1 or mps. Default: cpu.")
+    add(
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16", "float16"],
+        help="Precision of the network. Default: float32.",
+    )
+    add("--jobs", type=int, default=1, metavar="N", help="Pictures at once. Default: 1.")
+    add(
+        "--format",
+        default="png",
+        choices=["png", "webp", "tiff", "jpeg"],
+        help="Format of the results; all but jpeg are lossless. Default: png.",
+    )
+    add("--suffix", default="_x4", help="Put behind the name of each result. Default: _x4.")
+    add("--recursive", action="store_true", help="Take the pictures of sub-folders too.")
+    add("--overwrite", action="store_true", help="Replace results that are there.")
+    add(
+        "--max-pixels",
+        type=int,
+        default=16_000_000,
+        metavar="N",
+        help="Refuse pictures with more pixels; results have 16 times as many. Default: 16000000.",
+    )
+    add("--json", action="store_true", help="Print one JSON object per picture, for programs.")
+    add("--quiet", action="store_true", help="No progress bar, no line per picture.")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Enlarge everything; 0 if all went well, 3 if some pictures failed."""
+    from ucip_adapt.imaging.batch import BatchOptions, collect_jobs, run_jobs
+
+    jobs = collect_jobs(
+        arguments.inputs,
+        arguments.output,
+        file_format=arguments.format,
+        suffix=arguments.suffix,
+        recursive=arguments.recursive,
+    )
+    options = BatchOptions(
+        adapter=arguments.adapter,
+        base=arguments.base,
+        revision=arguments.revision,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        workers=arguments.jobs,
+        file_format=arguments.format,
+        overwrite=arguments.overwrite,
+        max_pixels=arguments.max_pixels,
+        as_json=arguments.json,
+        quiet=arguments.quiet,
+    )
+    return run_jobs(jobs, options)

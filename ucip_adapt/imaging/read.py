@@ -1,0 +1,213 @@
+"""Read a picture file without dropping its depth, transparency, profile or orientation."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+
+from ucip_adapt.errors import DataError
+from ucip_adapt.imaging.picture import Picture
+
+__all__ = ["MAX_INPUT_PIXELS", "read_picture"]
+
+MAX_INPUT_PIXELS = 16_000_000
+"""Default limit: 16 times as many pixels come out, 768 MB of RGB."""
+
+_ORIENT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a.swapaxes(0, 1)[:, ::-1],
+    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda a: a.swapaxes(0, 1)[::-1],
+}
+"""EXIF orientation -> what makes the picture upright; 1 and unknown values need nothing."""
+
+
+def read_picture(source: Path | bytes, *, max_pixels: int = MAX_INPUT_PIXELS) -> Picture:
+    """Read a still picture.
+
+    Grey stays grey, 16 bits stay 16 bits, transparency and the colour profile are kept. Palettes,
+    1-bit and CMYK pictures are converted, and a note says so.
+
+    Args:
+        source: The file, or its content.
+        max_pixels: Largest height times width that is decoded.
+
+    Returns:
+        The picture, upright as its EXIF data say.
+
+    Raises:
+        DataError: If there is no such file, it is no still picture, is damaged, has too many
+            pixels, or a library is missing; the message does not name the file.
+
+    Example:
+        >>> buffer = io.BytesIO()
+        >>> Image.new("LA", (6, 4), (200, 128)).save(buffer, "PNG")
+        >>> picture = read_picture(buffer.getvalue())
+        >>> picture.mode, picture.size
+        ('LA', (4, 6))
+    """
+    data = source if isinstance(source, bytes) else _read_bytes(source)
+    if not data:
+        raise DataError("the file is empty")
+    try:
+        with _open(data) as image:
+            _check(image, max_pixels)
+            # Pillow calls 16-bit colour "RGB" and drops the low bytes; only the decoder's raw mode
+            # tells, and it is gone after loading.
+            deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+            exif = image.getexif()
+            turn = _ORIENT.get(exif.get(ExifTags.Base.Orientation, 1))
+            picture = _deep(data, image) if deep else _shallow(image)
+            exif.pop(ExifTags.Base.Orientation, None)
+            rest = exif.tobytes() if len(exif) else None
+    except (DataError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise DataError(_unidentified(data)) from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"far too many pixels; the limit is {max_pixels:,}") from error
+    except Exception as error:  # damaged bytes raise nearly anything, SyntaxError among it
+        raise DataError(f"damaged, or not supported: {error}") from error
+    colour, alpha = picture.colour, picture.alpha
+    if turn is not None:
+        colour, alpha = turn(colour), None if alpha is None else turn(alpha)
+    return Picture(
+        np.ascontiguousarray(colour),
+        None if alpha is None else np.ascontiguousarray(alpha),
+        picture.icc_profile,
+        rest,
+        picture.notes,
+    )
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except IsADirectoryError as error:
+        raise DataError("is a folder, not a picture") from error
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}") from error
+
+
+def _open(data: bytes) -> Image.Image:
+    """Open with Pillow, or with the library of a format that Pillow does not know."""
+    if data[4:8] == b"ftyp" and data[8:12] in {b"heic", b"heix", b"mif1", b"heim", b"heis"}:
+        try:
+            import pillow_heif
+        except ImportError as error:
+            raise DataError('HEIC needs pillow-heif: pip install "ucip-adapt[more]"') from error
+        heif: Image.Image = pillow_heif.open_heif(io.BytesIO(data)).to_pillow()
+        return heif
+    if data[:2] == b"\xff\x0a" or data[4:12] == b"JXL \r\n\x87\n":
+        try:
+            import imagecodecs
+        except ImportError as error:
+            raise DataError('JPEG XL needs imagecodecs: pip install "ucip-adapt[more]"') from error
+        pixels = imagecodecs.jpegxl_decode(data)
+        if pixels.dtype != np.uint8:
+            raise DataError(f"JPEG XL with {pixels.dtype} pixels; convert it to PNG first")
+        return Image.fromarray(pixels)
+    return Image.open(io.BytesIO(data))
+
+
+def _unidentified(data: bytes) -> str:
+    start = data[:64].lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html")):
+        return "a web page, not a picture: the download went wrong"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not a picture: run `git lfs pull`"
+    return "no picture format that is known here"
+
+
+def _check(image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise DataError(
+            f"{width} x {height} pixels are {width * height:,}; the limit is {max_pixels:,}"
+        )
+    # A camera's MPO holds a preview behind the picture; anything else with frames is a film.
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        raise DataError(f"an animation of {image.n_frames} frames; only still pictures")  # type: ignore[attr-defined]
+
+
+def _shallow(image: Image.Image) -> Picture:
+    """A picture of at most 8 bits per channel, or of 16-bit grey."""
+    image.load()
+    mode, notes = image.mode, []
+    icc: bytes | None = image.info.get("icc_profile")
+    if mode.startswith("I;16"):
+        return Picture(np.array(image).astype(np.uint16)[..., None], None, icc)
+    if mode in {"I", "F"}:
+        raise DataError(f"pixels of mode '{mode}' (32 bits); convert it to 16-bit PNG first")
+    if mode == "1":
+        image, notes = image.convert("L"), ["1-bit picture converted to grey"]
+    elif mode in {"P", "PA"}:
+        target = "RGBA" if image.has_transparency_data else "RGB"
+        image, notes = image.convert(target), [f"palette converted to {target}"]
+    elif mode == "CMYK":
+        image, icc = _from_cmyk(image, icc), None
+        notes = ["CMYK converted to RGB"]
+    elif mode not in {"L", "LA", "RGB", "RGBA"}:
+        image, notes = image.convert("RGB"), [f"{mode} converted to RGB"]
+    elif image.has_transparency_data and not mode.endswith("A"):
+        image = image.convert(mode + "A")  # one colour is marked as transparent
+        notes = ["transparent colour converted to an alpha channel"]
+    planes = np.array(image)
+    planes = planes[..., None] if planes.ndim == 2 else planes
+    return _assemble(planes, icc, notes)
+
+
+def _deep(data: bytes, image: Image.Image) -> Picture:
+    """A picture of 16 bits per channel, which Pillow would cut down to 8."""
+    if image.mode.startswith("I;16"):
+        return _shallow(image)
+    try:
+        import imagecodecs
+    except ImportError as error:
+        raise DataError(
+            '16-bit colours need imagecodecs: pip install "ucip-adapt[more]"'
+        ) from error
+    decoders = {"PNG": imagecodecs.png_decode, "TIFF": imagecodecs.tiff_decode}
+    if image.format not in decoders:
+        raise DataError(f"16-bit {image.format} is not supported; convert it to PNG first")
+    planes = np.asarray(decoders[image.format](data))
+    planes = planes[..., None] if planes.ndim == 2 else planes
+    if planes.dtype != np.uint16 or planes.ndim != 3 or planes.shape[2] > 4:
+        raise DataError(f"{image.format} with {planes.dtype} pixels of shape {planes.shape}")
+    return _assemble(planes, image.info.get("icc_profile"), [])
+
+
+def _assemble(planes: NDArray[Any], icc: bytes | None, notes: list[str]) -> Picture:
+    """Split off an alpha channel; drop a profile that describes other channels."""
+    channels = planes.shape[2]
+    alpha = planes[..., -1] if channels in (2, 4) else None
+    colour = planes[..., : channels - (alpha is not None)]
+    if icc is not None and icc[16:20] != (b"GRAY" if colour.shape[2] == 1 else b"RGB "):
+        icc, notes = None, [*notes, "colour profile of other channels dropped"]
+    return Picture(colour, alpha, icc, None, tuple(notes))
+
+
+def _from_cmyk(image: Image.Image, icc: bytes | None) -> Image.Image:
+    """RGB of inks, by the picture's own profile where that works."""
+    if icc is not None:
+        try:
+            rgb = ImageCms.profileToProfile(
+                image,
+                ImageCms.ImageCmsProfile(io.BytesIO(icc)),
+                ImageCms.createProfile("sRGB"),
+                outputMode="RGB",
+            )
+        except (ImageCms.PyCMSError, OSError):
+            rgb = None
+        if rgb is not None:
+            return rgb
+    return image.convert("RGB")

@@ -1,0 +1,222 @@
+"""One call that loads a network with its adapter, and one that enlarges a picture with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, get_args
+
+import numpy as np
+import torch
+from peft import PeftModel
+from PIL import Image
+from torch import Tensor
+
+from ucip_adapt.assets import shipped_adapter_folder, shipped_adapters
+from ucip_adapt.errors import ConfigError, unknown_name
+from ucip_adapt.imaging.enlarge import enlarge_picture
+from ucip_adapt.imaging.picture import Picture
+from ucip_adapt.models import UCIP
+from ucip_adapt.tuning import load_prompt_adapter
+
+__all__ = ["Precision", "Upscaler", "load"]
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+_DEFAULT_BASE = "ucip-tiny"
+_ImageT = TypeVar("_ImageT", Image.Image, np.ndarray, Tensor)
+
+
+class Upscaler:
+    """A base network, with or without an adapter, that enlarges pictures of any kind.
+
+    Args:
+        network: The network.
+        base: Name of the base, for messages.
+        adapter: Name of the adapter; None for the base alone.
+        device: Where it runs.
+        dtype: Precision of the forward pass; less than ``"float32"`` runs under autocast.
+
+    Example:
+        >>> model = load()
+        >>> model.upscale(Image.new("LA", (9, 7))).size
+        (36, 28)
+        >>> model.upscale(np.zeros((7, 9, 3), np.uint8)).shape
+        (28, 36, 3)
+    """
+
+    def __init__(
+        self,
+        network: UCIP | PeftModel,
+        *,
+        base: str,
+        adapter: str | None = None,
+        device: str = "cpu",
+        dtype: Precision = "float32",
+    ) -> None:
+        if dtype not in get_args(Precision):
+            raise unknown_name("dtype", dtype, get_args(Precision))
+        if dtype == "float16" and not device.startswith("cuda"):
+            raise ConfigError("float16 needs a GPU: half the operations do not exist on a CPU")
+        self.network = network.to(device).eval()
+        self.base = base
+        self.adapter = adapter
+        self.device = torch.device(device)
+        self.dtype: Precision = dtype
+
+    def upscale(self, image: _ImageT) -> _ImageT:
+        """Restore and enlarge an image four times.
+
+        Args:
+            image: A PIL image (grey, colour, with or without alpha, 8 or 16-bit grey), an array
+                ``H x W``, ``H x W x 1`` or ``H x W x 3`` of uint8 or uint16, or a tensor
+                ``(B, 3, H, W)`` or ``(3, H, W)`` in [0, 1].
+
+        Returns:
+            The same kind, four times as high and wide.
+
+        Raises:
+            ConfigError: If the image is none of these.
+            NonFiniteError: If the network gives NaN or infinite values.
+        """
+        if isinstance(image, Tensor):
+            return self._tensor(image)
+        if isinstance(image, np.ndarray):
+            return self._array(image)
+        if isinstance(image, Image.Image):
+            return self._pil(image)
+        raise ConfigError(
+            f"cannot enlarge a {type(image).__name__}: give a PIL image, array, tensor"
+        )
+
+    def upscale_all(self, images: Sequence[_ImageT]) -> list[_ImageT]:
+        """Enlarge several images, of any sizes; see :meth:`upscale`."""
+        return [self.upscale(image) for image in images]
+
+    def upscale_picture(self, picture: Picture) -> Picture:
+        """Enlarge a picture with its transparency, depth and metadata."""
+        return enlarge_picture(picture, self._forward)
+
+    def _forward(self, lq: Tensor) -> Tensor:
+        base = _base_of(self.network)
+        precision = (
+            contextlib.nullcontext()
+            if self.dtype == "float32"
+            else torch.autocast(self.device.type, getattr(torch, self.dtype))
+        )
+        with torch.inference_mode(), precision:
+            return base.upscale(lq.to(self.device)).float()
+
+    def _tensor(self, lq: Tensor) -> Tensor:
+        if not lq.is_floating_point() or lq.dim() not in (3, 4) or lq.shape[-3] != 3:
+            raise ConfigError(
+                f"a tensor must be floating-point (B, 3, H, W) or (3, H, W) in [0, 1], got "
+                f"{lq.dtype} {tuple(lq.shape)}"
+            )
+        sr = self._forward(lq.float() if lq.dim() == 4 else lq.float()[None])
+        return (sr if lq.dim() == 4 else sr[0]).to(lq)
+
+    def _array(self, lq: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        try:
+            picture = Picture(lq[..., None] if lq.ndim == 2 else lq)
+        except ValueError as error:
+            raise ConfigError(
+                f"an array must be H x W, H x W x 1 or H x W x 3 of uint8 or uint16: {error}"
+            ) from error
+        sr = self.upscale_picture(picture).colour
+        return sr[..., 0] if lq.ndim == 2 else sr
+
+    def _pil(self, image: Image.Image) -> Image.Image:
+        if image.mode not in {"L", "LA", "RGB", "RGBA", "I;16"}:
+            raise ConfigError(
+                f"an image of mode '{image.mode}' has to be converted to L, LA, RGB or RGBA first"
+            )
+        planes = np.asarray(image)
+        planes = planes[..., None] if planes.ndim == 2 else planes
+        has_alpha = image.mode.endswith("A")
+        sr = self.upscale_picture(
+            Picture(
+                planes[..., :-1] if has_alpha else planes, planes[..., -1] if has_alpha else None
+            )
+        )
+        colour = sr.colour
+        if sr.alpha is not None:
+            colour = np.concatenate([colour, sr.alpha[..., None]], axis=2)
+        return Image.fromarray(colour[..., 0] if colour.shape[2] == 1 else colour)
+
+
+def load(
+    adapter: str | Path | None = None,
+    *,
+    base: str | Path | None = None,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    device: str = "cpu",
+    dtype: Precision = "float32",
+) -> Upscaler:
+    """Load a base and an adapter, ready to enlarge pictures.
+
+    Args:
+        adapter: Name of a shipped adapter, a folder, or ``"user/repository"`` on the Hub; None for
+            the base alone.
+        base: The base: a shipped name, a folder or a Hub repository. Default: the one that the
+            adapter names, or ``"ucip-tiny"``.
+        subfolder: Folder of the adapter inside ``adapter``.
+        revision: Branch, tag or commit of the adapter on the Hub.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+        dtype: See :class:`Upscaler`.
+
+    Returns:
+        The network with its adapter.
+
+    Raises:
+        UnknownNameError: If there is no adapter of that name.
+        AdapterError: If the adapter is missing, damaged, or belongs to another base.
+        ConfigError: If there is no such base, or the device cannot be used.
+
+    Example:
+        >>> load().upscale(torch.rand(3, 8, 10)).shape
+        torch.Size([3, 32, 40])
+    """
+    _check_device(device)
+    if adapter is None:
+        name = str(base or _DEFAULT_BASE)
+        return Upscaler(UCIP.from_pretrained(name), base=name, device=device, dtype=dtype)
+    source = _locate(adapter)
+    model = load_prompt_adapter(
+        source,
+        None if base is None else UCIP.from_pretrained(str(base)),
+        subfolder=subfolder,
+        revision=revision,
+    )
+    name = _base_of(model).name_or_path
+    return Upscaler(
+        model, base=name, adapter=str(adapter), device=device, dtype=dtype
+    )
+
+
+def _base_of(network: UCIP | PeftModel) -> UCIP:
+    """The base inside an adapted network; its ``upscale`` runs with the active adapter."""
+    return cast("UCIP", network.get_base_model()) if isinstance(network, PeftModel) else network
+
+
+def _locate(adapter: str | Path) -> str | Path:
+    """Where an adapter is: a shipped name first, then a folder, then the Hub."""
+    shipped = shipped_adapter_folder(str(adapter))
+    if shipped is not None:
+        return shipped
+    if isinstance(adapter, Path) or Path(adapter).is_dir() or os.sep in adapter or "/" in adapter:
+        return adapter
+    raise unknown_name("adapter", adapter, shipped_adapters())
+
+
+def _check_device(device: str) -> None:
+    try:
+        kind = torch.device(device).type
+        usable = kind == "cpu" or getattr(torch, kind).is_available()
+    except (RuntimeError, AttributeError) as error:
+        raise ConfigError(f"no device '{device}': give cpu, cuda, cuda:1 or mps") from error
+    if not usable:
+        raise ConfigError(f"device '{device}' is not available here")
