@@ -97,8 +97,8 @@ def to_planes(rgb: NDArray[np.uint8], *, bits: int) -> Planes:
     y = 0.299 * red + 0.587 * green + 0.114 * blue
     cb, cr = (_halve((part - y) / scale + 128) for part, scale in ((blue, 1.772), (red, 1.402)))
     top, kind = 2**bits - 1, np.uint8 if bits == 8 else np.uint16
-    rounded = [np.rint(plane * 2 ** (bits - 8)).clip(0, top) for plane in (y, cb, cr)]
-    return Planes(*(plane.astype(kind) for plane in rounded), bits=bits)
+    y, cb, cr = (np.rint(part * 2 ** (bits - 8)).clip(0, top).astype(kind) for part in (y, cb, cr))
+    return Planes(y, cb, cr, bits)
 
 
 def to_rgb(planes: Planes, height: int, width: int) -> NDArray[np.uint8]:
