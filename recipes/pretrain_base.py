@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
+from ucip_adapt.codecs.streams import REFERENCE, use_streams
 from ucip_adapt.config import option, run_recipe
 from ucip_adapt.data import Setting, load_eval_set, parse_settings
 from ucip_adapt.data.benchmarks import data_root
@@ -31,6 +32,7 @@ from ucip_adapt.evaluation import (
 from ucip_adapt.hub.folders import publish_base
 from ucip_adapt.hub.stages import previous_stages, stage_summary
 from ucip_adapt.models import UCIP, UCIPConfig
+from ucip_adapt.suites import fill_suite, load_suite
 from ucip_adapt.training.collective import finish_training
 from ucip_adapt.training.ema import EMA
 from ucip_adapt.training.guard import GuardedStep, check_finite
@@ -66,6 +68,14 @@ class Options(TrainingOptions):
     settings: tuple[str, ...] = option(
         ("jpeg:10", "jpeg:20", "jpeg:30", "jpeg:40"), "Damage to learn, each CODEC:QUALITY."
     )
+    suite: str | None = option(
+        None,
+        "Damage to learn instead of SETTINGS: ucsr, ucsr-open, webp, elic or a file.toml; each "
+        "slot is drawn evenly.",
+    )
+    allow_command: bool = option(
+        False, "Take command: and folder: codecs from a suite file; only for files of your own."
+    )
     pretrained_model_name_or_path: str | None = option(
         None, "Start from this base instead of random weights; its architecture is kept."
     )
@@ -90,6 +100,17 @@ def read_settings(texts: tuple[str, ...]) -> list[Setting]:
             raise ConfigError(f"--settings {text}: write CODEC:QUALITY, such as jpeg:40")
         settings += parse_settings(codec, (int(quality),))
     return settings
+
+
+def choose_damage(cfg: Options) -> tuple[list[Setting], list[int] | None]:
+    """Settings to train on, and the slot of each; None makes each codec a slot."""
+    names = [text.partition(":")[0] for text in cfg.settings] if cfg.suite is None else REFERENCE
+    use_streams(names, data_root(cfg.data))  # HM and VTM: what is stored of their streams
+    if cfg.suite is None:
+        return read_settings(cfg.settings), None
+    suite = load_suite(cfg.suite, allow_command=cfg.allow_command)
+    filled = fill_suite(suite, allow_command=cfg.allow_command)
+    return filled.settings, filled.slot_numbers
 
 
 def build_model(cfg: Options) -> UCIP:
@@ -117,7 +138,12 @@ def main(cfg: Options) -> dict[str, Any]:
     clock = Clock()
     cfg = dataclasses.replace(cfg, learning_rate=cfg.rate)
     accelerator = make_accelerator(cfg)
-    settings = read_settings(cfg.settings)
+    settings, slots = choose_damage(cfg)
+    cfg = dataclasses.replace(cfg, settings=tuple(map(str, settings)))
+    if slots is not None and 1 < cfg.num_slots != len(set(slots)):
+        raise ConfigError(
+            f"--num_slots {cfg.num_slots}, but {cfg.suite} has {len(set(slots))} slots; 1 is blind"
+        )
     model = build_model(cfg)
     if cfg.gradient_checkpointing:
         model.enable_gradient_checkpointing()
@@ -137,7 +163,7 @@ def main(cfg: Options) -> dict[str, Any]:
     if cfg.dry_run:
         return {}
 
-    crops = training_crops(cfg, settings, accelerator)
+    crops = training_crops(cfg, settings, accelerator, slots)
     validation = load_eval_set(cfg.validation_data_dir, data_root(cfg.data))
     optimizer = torch.optim.Adam(parameters, lr=cfg.rate, betas=(cfg.adam_beta1, cfg.adam_beta2))
     model, optimizer = accelerator.prepare(model, optimizer)

@@ -48,6 +48,11 @@ def levels(image: torch.Tensor) -> np.ndarray:
     return (image * 255).round().int().numpy().transpose(1, 2, 0)
 
 
+def drawn_setting(index: int) -> int:
+    """Every second crop is JPEG; the WebP ones take the two qualities in turns."""
+    return 0 if index % 2 == 0 else 1 + index // 2 % 2
+
+
 def same(one: dict, two: dict) -> bool:
     return one.keys() == two.keys() and all(
         torch.equal(torch.as_tensor(one[key]), torch.as_tensor(two[key])) for key in one
@@ -70,7 +75,7 @@ def test_compressed_crop_and_truth_show_the_same_place_the_same_way_round() -> N
         tops[top] += 1
         lefts[left] += 1
         place = np.s_[top : top + 8, left : left + 8]
-        whole = image.lq[SETTINGS[index % 3]]
+        whole = image.lq[SETTINGS[drawn_setting(index)]]
         np.testing.assert_array_equal(lq, whole[place][::down, ::right])
         place = np.s_[4 * top : 4 * top + 32, 4 * left : 4 * left + 32]
         np.testing.assert_array_equal(gt, image.gt[place][::down, ::right])
@@ -98,19 +103,34 @@ def test_every_image_once_per_epoch_in_changing_order() -> None:
     assert len(set(orders)) == 6
 
 
-def test_settings_are_drawn_equally_often_and_for_every_image() -> None:
+@pytest.mark.parametrize(
+    ("slots", "expected"),
+    [
+        # JPEG has one quality, WebP two: evenly by slot, then evenly within it.
+        (None, {0: 300, 1: 150, 2: 150}),
+        ([0, 0, 1], {0: 150, 1: 150, 2: 300}),
+        ([0, 1, 2], {0: 200, 1: 200, 2: 200}),
+        ([0, 0, 0], {0: 200, 1: 200, 2: 200}),
+    ],
+)
+def test_slots_are_drawn_equally_often_and_for_every_image(slots, expected) -> None:
     images = [position_image(8, 8, number) for number in range(6)]
-    crops = PairedCrops(images, patch_size=4, seed=0)
-    drawn = [int(levels(crops[index]["lq"])[0, 0, 2]) for index in range(300)]
-    assert Counter(value % 10 for value in drawn) == {0: 100, 1: 100, 2: 100}
-    # 6 images and 3 settings: without a new order per epoch each image would see one setting only.
-    assert {value // 10 for value in drawn if value % 10 == 0} == set(range(6))
+    crops = PairedCrops(images, patch_size=4, seed=0, slots=slots)
+    samples = [crops[index] for index in range(600)]
+    drawn = [int(levels(sample["lq"])[0, 0, 2]) for sample in samples]
+    assert Counter(value % 10 for value in drawn) == expected
+    # Settings and images are numbers of small common factors: without a new order per epoch some
+    # images would never see some settings.
+    assert set(drawn) == {10 * image + setting for image in range(6) for setting in range(3)}
+    numbers = slots or [0, 1, 1]
+    assert [s["slot"] for s in samples] == [numbers[value % 10] for value in drawn]
+    assert [s["index"] for s in samples] == list(range(600))
 
 
-def test_slots_number_the_codecs() -> None:
-    crops = PairedCrops([position_image(8, 8)], patch_size=4, seed=0)
-    assert [crops[index]["slot"] for index in range(6)] == [0, 1, 1, 0, 1, 1]
-    assert [crops[index]["index"] for index in range(4)] == [0, 1, 2, 3]
+@pytest.mark.parametrize("slots", [[0, 1], [0, 2, 2], [1, 1, 1], [-1, 0, 1]])
+def test_slots_that_do_not_fit_the_settings(slots) -> None:
+    with pytest.raises(ConfigError, match=r"slots .*: need a number from 0 for each of 3 settings"):
+        PairedCrops([position_image(8, 8)], patch_size=4, seed=0, slots=slots)
 
 
 def test_a_sample_depends_on_seed_and_number_alone() -> None:

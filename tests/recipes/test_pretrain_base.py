@@ -227,6 +227,23 @@ def test_slots_follow_the_codec(run, tmp_path):
     assert done.batches[0]["slot"].tolist() == [0, 1]
 
 
+def test_a_suite_is_drawn_slot_by_slot(run, tmp_path):
+    """Two slots of one codec; the one with three qualities is not drawn more often."""
+    (tmp_path / "mine.toml").write_text(
+        "[[slots]]\nname = 'fine'\ncodec = 'webp'\nqualities = [60]\n"
+        "[[slots]]\nname = 'rough'\ncodec = 'webp'\nqualities = [1, 2, 3]\n"
+    )
+    options = {"suite": str(tmp_path / "mine.toml"), "num_slots": 2, "max_train_steps": 3}
+    done = run("pretrain_base", tmp_path / "out", **options)
+    assert [slot for batch in done.batches for slot in batch["slot"].tolist()] == [0, 1] * 3
+    assert done.record["config"]["settings"] == ["webp:60", "webp:1", "webp:2", "webp:3"]
+    assert dict(line.split(maxsplit=1) for line in done.lines[:2])["damage"] == (
+        "webp:60, webp:1, webp:2, webp:3"
+    )
+    with pytest.raises(ConfigError, match=r"--num_slots 3, but .*mine\.toml has 2 slots"):
+        run("pretrain_base", tmp_path / "out", **{**options, "num_slots": 3})
+
+
 def test_a_prompt_free_network_says_so_and_gets_no_prompt_gradient(run, tmp_path):
     done = run("pretrain_base", tmp_path / "out", prompt="none", max_train_steps=1)
     prompt = [p for n, p in done.model.named_parameters() if ".prompt." in n]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -30,7 +31,7 @@ class CropSample(TypedDict):
     gt: Tensor
     """Truth, ``(3, 4p, 4p)`` in [0, 1]."""
     slot: int
-    """Position of the sample's codec among the codecs of the run."""
+    """Position of the sample's slot among the slots of the run."""
     index: int
     """Number of the sample in the run."""
 
@@ -68,21 +69,28 @@ def _check_image(image: DegradedImage, settings: list[Setting], patch_size: int)
             )
 
 
+def _slots_of(settings: list[Setting]) -> list[int]:
+    """One slot per codec, in the order of their first settings."""
+    codecs = list(dict.fromkeys(setting.codec for setting in settings))
+    return [codecs.index(setting.codec) for setting in settings]
+
+
 class PairedCrops(Dataset[CropSample]):
     """Endless crops, each a function of ``(seed, index)`` and of nothing else.
 
-    Images come in a new random order every epoch. Settings take turns, so that each is drawn
-    equally often.
+    Images come in a new random order every epoch. Slots take turns, and within a slot its settings
+    do: each slot is drawn equally often, however many qualities it has.
 
     Args:
         images: Degraded images, all with the same settings.
         patch_size: Side of a crop in LQ pixels.
         seed: Seed of order, places and flips.
+        slots: Number of the slot of each setting, from 0; None makes each codec a slot.
 
     Raises:
         DataError: If there is no image, one is smaller than a crop, or one lacks a setting that
             another has, or its compressed image is not a quarter of the truth.
-        ConfigError: If ``patch_size`` is under 2.
+        ConfigError: If ``patch_size`` is under 2, or ``slots`` are not one number per setting.
 
     Example:
         >>> from ucip_adapt.data import DegradedImage, Setting
@@ -93,7 +101,14 @@ class PairedCrops(Dataset[CropSample]):
         (torch.Size([3, 8, 8]), torch.Size([3, 32, 32]))
     """
 
-    def __init__(self, images: list[DegradedImage], *, patch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        images: list[DegradedImage],
+        *,
+        patch_size: int,
+        seed: int,
+        slots: Sequence[int] | None = None,
+    ) -> None:
         if not images:
             raise DataError("no training images")
         if patch_size < 2:
@@ -104,8 +119,18 @@ class PairedCrops(Dataset[CropSample]):
         for image in images:
             _check_image(image, self.settings, patch_size)
         self.images = images
-        codecs = list(dict.fromkeys(setting.codec for setting in self.settings))
-        self.slots = [codecs.index(setting.codec) for setting in self.settings]
+        self.slots = list(slots) if slots is not None else _slots_of(self.settings)
+        if len(self.slots) != len(self.settings) or sorted(set(self.slots)) != list(
+            range(max(self.slots, default=-1) + 1)
+        ):
+            raise ConfigError(
+                f"slots {self.slots}: need a number from 0 for each of {len(self.settings)} "
+                "settings, and none left out"
+            )
+        self._turns = [
+            [turn for turn, slot in enumerate(self.slots) if slot == number]
+            for number in sorted(set(self.slots))
+        ]
         self.patch_size = patch_size
         self.seed = seed
         self._order: tuple[int, NDArray[np.intp]] = (-1, np.zeros(0, np.intp))
@@ -124,7 +149,8 @@ class PairedCrops(Dataset[CropSample]):
             DataError: If the image cache changed during the run.
         """
         image = self._image(index)
-        turn = index % len(self.settings)
+        rounds, slot = divmod(index, len(self._turns))
+        turn = self._turns[slot][rounds % len(self._turns[slot])]
         lq = image.lq[self.settings[turn]]
         random = np.random.default_rng([self.seed, 2, index])
         size = self.patch_size
@@ -138,6 +164,6 @@ class PairedCrops(Dataset[CropSample]):
         return {
             "lq": to_tensor(lq_crop[rows, columns]),
             "gt": to_tensor(gt_crop[rows, columns]),
-            "slot": self.slots[turn],
+            "slot": slot,
             "index": index,
         }

@@ -26,6 +26,11 @@ class TrainingOptions:
         ("embedded",),
         "Folders of clean training images: paths, names under DATA/train (CID22), or 'embedded'.",
     )
+    suite_dir: Path | None = option(
+        None,
+        "Folder made by `ucip-adapt build-suite`: images and their compressed versions are read "
+        "from it; TRAIN_DATA_DIR then only says where the images are if they have moved.",
+    )
     max_train_samples: int | None = option(
         None, "Use only the first so many images.", unit="images", minimum=1
     )

@@ -49,6 +49,7 @@ __all__ = [
 
 _CRITICAL = (
     "train_data_dir",
+    "suite_dir",
     "max_train_samples",
     "patch_size",
     "train_batch_size",
@@ -180,9 +181,19 @@ def _training_folder(name: str, root: Path | None) -> Path:
 
 
 def training_crops(
-    cfg: TrainingOptions, settings: Sequence[Setting], accelerator: Accelerator
+    cfg: TrainingOptions,
+    settings: Sequence[Setting],
+    accelerator: Accelerator,
+    slots: Sequence[int] | None = None,
 ) -> PairedCrops:
-    """Degrade the training images at the settings and make the data set of crops."""
+    """Degrade the training images at the settings and make the data set of crops.
+
+    Args:
+        cfg: The options.
+        settings: Codecs and qualities.
+        accelerator: The run's accelerator.
+        slots: Number of the slot of each setting; None makes each codec a slot.
+    """
     images = degrade_images(
         training_paths(cfg),
         list(settings),
@@ -190,7 +201,7 @@ def training_crops(
         min_side=cfg.patch_size,
         progress=accelerator.is_local_main_process,
     )
-    return PairedCrops(images, patch_size=cfg.patch_size, seed=cfg.seed)
+    return PairedCrops(images, patch_size=cfg.patch_size, seed=cfg.seed, slots=slots)
 
 
 def training_loader(
