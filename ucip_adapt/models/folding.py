@@ -16,7 +16,7 @@ themselves, and sampled planes need no copy to pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,28 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from ucip_adapt.models.token_mixer import TokenMixer
 
-__all__ = ["FoldedMixer", "UnfoldedMixer", "fold_mixer", "is_plain", "needs_graph"]
+__all__ = [
+    "FoldedMixer",
+    "UnfoldedMixer",
+    "effective",
+    "fold_mixer",
+    "is_plain",
+    "is_traced",
+    "needs_graph",
+]
+
+
+def effective(module: nn.Module) -> nn.Module:
+    """The module that computes: of a PEFT layer switched off or merged, the base's own.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> effective(layer) is layer
+        True
+    """
+    off, merged = (getattr(module, name, False) for name in ("disable_adapters", "merged"))
+    # Switched off while merged, PEFT takes the adapter out at the next call: left to it.
+    return cast(nn.Module, module.base_layer) if off != merged else module
 
 
 def is_plain(*modules: nn.Module | None) -> bool:
@@ -44,18 +65,27 @@ def is_plain(*modules: nn.Module | None) -> bool:
         >>> is_plain(layer)
         False
     """
-    return all(_is_plain(child) for module in modules if module for child in module.modules())
+    return all(_is_plain(module) for module in modules if module is not None)
 
 
 def _is_plain(module: nn.Module) -> bool:
-    return not (
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or "forward" in module.__dict__
-        or not type(module).__module__.startswith(("torch.nn.modules.", "ucip_adapt.models."))
-    )
+    computing = effective(module)
+    if any(
+        part._forward_hooks
+        or part._forward_pre_hooks
+        or part._backward_hooks
+        or part._backward_pre_hooks
+        or "forward" in part.__dict__
+        for part in (module, computing)
+    ):
+        return False
+    own = type(computing).__module__.startswith(("torch.nn.modules.", "ucip_adapt."))
+    return own and all(_is_plain(child) for child in computing.children())
+
+
+def is_traced() -> bool:
+    """Whether a compiler or an exporter is looking: sizes may be symbols then."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def needs_graph(module: nn.Module, *tensors: Tensor) -> bool:
@@ -143,15 +173,17 @@ def fold_mixer(mixer: TokenMixer, means: Sequence[Tensor]) -> FoldedMixer | Unfo
     if not is_plain(mixer.horizontal, mixer.vertical, mixer.proj):
         return UnfoldedMixer(mixer, weights)
     # Under autocast as well, matrices are made in the weights' own precision.
+    horizontal, vertical, proj = (
+        cast(nn.Linear, effective(part)) for part in (mixer.horizontal, mixer.vertical, mixer.proj)
+    )
     with torch.autocast(weights.device.type, enabled=False):
-        dtype = mixer.proj.weight.dtype
-        a_h, a_v, *a_l = weights.to(dtype).unbind(dim=-1)  # (B, C)
-        out = mixer.proj.weight.t()  # (C in between, C out)
+        a_h, a_v, *a_l = weights.to(proj.weight.dtype).unbind(dim=-1)  # (B, C)
+        out = proj.weight.t()  # (C in between, C out)
         matrices = [
-            mixer.horizontal.weight.t() @ (a_h[:, :, None] * out),
-            mixer.vertical.weight.t() @ (a_v[:, :, None] * out),
+            horizontal.weight.t() @ (a_h[:, :, None] * out),
+            vertical.weight.t() @ (a_v[:, :, None] * out),
             *(a[:, :, None] * out for a in a_l),
         ]
-        inner = torch.addcmul(a_h * mixer.horizontal.bias, a_v, mixer.vertical.bias)
-        bias = torch.addmm(mixer.proj.bias, inner, out)
+        inner = torch.addcmul(a_h * horizontal.bias, a_v, vertical.bias)
+        bias = torch.addmm(proj.bias, inner, out)
     return FoldedMixer(tuple(matrices), bias)

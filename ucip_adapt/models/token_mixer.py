@@ -7,7 +7,7 @@ copy, and a permuted view is what convolutions call ``torch.channels_last``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,13 @@ from torch import Tensor, nn
 from ucip_adapt.models.folding import (
     FoldedMixer,
     UnfoldedMixer,
+    effective,
     fold_mixer,
     is_plain,
+    is_traced,
     needs_graph,
 )
+from ucip_adapt.models.modulation import modulate
 from ucip_adapt.models.sampling import Axis, Sampler, deform_sample_1d
 
 __all__ = [
@@ -31,6 +34,9 @@ __all__ = [
     "to_channels_first",
     "to_channels_last",
 ]
+
+_PIXELS = 2048
+"""Pixels that go through an MLP at once on a CPU, where nothing is kept for backward."""
 
 _HORIZONTAL: Final[Axis] = "horizontal"
 _VERTICAL: Final[Axis] = "vertical"
@@ -86,8 +92,8 @@ class OffsetLayer(nn.Module):
         """
         with torch.autocast(x.device.type, enabled=False):
             dtype = self.linear.weight.dtype
-            joined = torch.cat([x.to(dtype), prompt.to(dtype)], dim=-1)
-            return to_channels_first(self.linear(self.norm(joined)))
+            joined = self.norm(torch.cat([x.to(dtype), prompt.to(dtype)], dim=-1))
+            return to_channels_first(self.linear(joined))
 
 
 class TokenMixer(nn.Module):
@@ -247,12 +253,10 @@ class SPADE(nn.Module):
         """Modulate ``(B, H, W, C)`` by prompts ``(B, H, W, C_p)``; returns the shape of ``x``."""
         # Statistics over a whole image in bfloat16 lose digits; autocast would leave them there.
         values = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-        variance, mean = torch.var_mean(values, dim=(1, 2), correction=0, keepdim=True)
-        normalised = (values - mean) * torch.rsqrt(variance + self.eps)
         activation = F.relu(self.shared(to_channels_first(prompt)))
         gamma = to_channels_last(self.gamma(activation))
         beta = to_channels_last(self.beta(activation))
-        return torch.addcmul(normalised + beta, normalised, gamma)
+        return modulate(values, gamma, beta, eps=self.eps)
 
 
 class PTMM(nn.Module):
@@ -299,6 +303,18 @@ class PTMM(nn.Module):
     def forward(self, x: Tensor, prompt: Tensor, offset: Tensor) -> Tensor:
         """Map ``(B, H, W, C)`` to the same shape, given the prompt and the offsets in force."""
         x = self.mixer(self.norm1(x), offset, x)
-        x = x + self.mlp(self.norm2(x))
+        if needs_graph(self, x) or not is_plain(self) or is_traced():
+            x = x + self.mlp(self.norm2(x))
+        else:
+            self._add_mlp(x)
         modulated: Tensor = self.spade(x, prompt)
         return modulated
+
+    def _add_mlp(self, x: Tensor) -> None:
+        """Add norm and MLP in place, a piece at a time: the wide tensor in between stays small."""
+        fc1, fc2 = (cast(nn.Linear, effective(part)) for part in (self.mlp.fc1, self.mlp.fc2))
+        pixels = x.view(-1, x.shape[-1])
+        for piece in pixels.split(_PIXELS if x.device.type == "cpu" else len(pixels)):
+            hidden = fc1(self.norm2(piece))
+            torch.ops.aten.gelu_(hidden)
+            piece.add_(fc2(hidden))
