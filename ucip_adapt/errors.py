@@ -18,6 +18,7 @@ __all__ = [
     "BaseMismatchError",
     "CheckpointError",
     "CodecError",
+    "CommandRefusedError",
     "ConfigError",
     "DataError",
     "NonFiniteError",
@@ -54,6 +55,10 @@ class DataError(UcipError):
 
 class CodecError(UcipError):
     """A codec is not available, refused its input or failed."""
+
+
+class CommandRefusedError(CodecError):
+    """Something other than the user's own words names a program or a folder of this machine."""
 
 
 class BaseFormatError(UcipError):

@@ -54,7 +54,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
     return counting
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", ["jpeg", "webp"])
 def test_the_whole_reduced_image_is_compressed(cache, photo_files, codec: str) -> None:
     [path] = photo_files(1, height=99, width=113)
     setting = parse_settings(codec)[0]
@@ -66,7 +66,7 @@ def test_the_whole_reduced_image_is_compressed(cache, photo_files, codec: str) -
     assert (image.name, truth.shape, whole.shape) == ("photo0", (96, 112, 3), (24, 28, 3))
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", ["jpeg", "webp"])
 def test_a_compressed_crop_is_another_degradation(cache, photo_files, codec: str) -> None:
     """Training crops are cut from the compressed image, not compressed themselves."""
     setting = parse_settings(codec)[0]
@@ -183,5 +183,5 @@ def test_a_codec_that_is_not_there_says_what_to_do(
     with pytest.raises(CodecError, match=message):
         degrade_images(photo_files(1), [Setting("webp", 10)], cache)
     assert not cache.root.exists()
-    with pytest.raises(UnknownNameError, match=r"unknown codec 'hm'\. Known: "):
-        require_codec("hm")
+    with pytest.raises(UnknownNameError, match=r"unknown codec 'mh'; .* Known: "):
+        require_codec("mh")

@@ -19,7 +19,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ucip_adapt.codecs import Codec, get_codec
-from ucip_adapt.codecs.base import fingerprint_digest, require_available
+from ucip_adapt.codecs.base import (
+    NamedCodec,
+    code_image,
+    fingerprint_digest,
+    require_available,
+)
 from ucip_adapt.data.bicubic import EdgeRule, bicubic_down4, modcrop
 from ucip_adapt.data.cache import ArrayCache, CachedArray, file_digest
 from ucip_adapt.data.images import read_rgb
@@ -60,26 +65,36 @@ class Setting(NamedTuple):
         return f"{self.codec}:{self.quality}"
 
 
-def parse_settings(codec: str, qualities: tuple[int, ...] | None = None) -> list[Setting]:
+def parse_settings(
+    codec: str, qualities: tuple[int, ...] | None = None, *, allow_command: bool = False
+) -> list[Setting]:
     """Settings of a codec: the given qualities, or those that its suite uses.
 
     Args:
         codec: Name of the codec.
         qualities: Values of its own knob; None or nothing means the suite's.
+        allow_command: Whether ``command:...`` and ``folder:...`` are allowed, see
+            :func:`~ucip_adapt.codecs.get_codec`.
 
     Returns:
         One setting per quality, in the given order.
 
     Raises:
         UnknownNameError: If there is no such codec.
-        ConfigError: If a quality is out of the codec's range, or named twice.
+        CommandRefusedError: If the name is a command or a folder, and neither is allowed.
+        ConfigError: If a quality is out of the codec's range, or named twice, or none is named for
+            a command.
 
     Example:
         >>> [str(setting) for setting in parse_settings("webp", (10, 40))]
         ['webp:10', 'webp:40']
     """
-    spec = get_codec(codec).spec
+    spec = get_codec(codec, allow_command=allow_command).spec
     chosen = qualities or spec.qualities
+    if not chosen:
+        raise ConfigError(
+            f"{codec} has no qualities of its own; name them, as in --qualities 10 40"
+        )
     if len(set(chosen)) != len(chosen):
         raise ConfigError(f"qualities {chosen}: one is named twice")
     return [Setting(codec, spec.check_quality(quality)) for quality in chosen]
@@ -134,7 +149,10 @@ def _degrade_file(
     def compressed(setting: Setting) -> CachedArray:
         codec = get_codec(setting.codec)
         key = f"lq {source} {edge} {fingerprint_digest(codec.fingerprint())} {setting}"
-        return cache.reference(key, lambda: codec.roundtrip(lr(), setting.quality).pixels)
+        return cache.reference(
+            _with_name(key, codec, path.stem),
+            lambda: code_image(codec, lr(), setting.quality, name=path.stem).pixels,
+        )
 
     return DegradedImage(path.stem, gt, {setting: compressed(setting) for setting in settings})
 
@@ -189,13 +207,27 @@ def degrade_images(
         return list(tqdm(jobs, total=len(paths), desc="images", unit="image", disable=not progress))
 
 
-def compress_lr(lr: NDArray[np.uint8], setting: Setting, cache: ArrayCache) -> NDArray[np.uint8]:
+def _with_name(key: str, codec: Codec, name: str) -> str:
+    """Add the image's name to a key where it decides the pixels."""
+    return f"{key} {name}" if isinstance(codec, NamedCodec) else key
+
+
+def compress_lr(
+    lr: NDArray[np.uint8],
+    setting: Setting,
+    cache: ArrayCache,
+    *,
+    codec: Codec | None = None,
+    name: str = "",
+) -> NDArray[np.uint8]:
     """Compress a whole low-resolution image; what the cache holds is not made again.
 
     Args:
         lr: ``H x W x 3`` uint8.
         setting: Codec and quality.
         cache: Where decoded pixels are kept.
+        codec: What stands for the setting's codec; None takes it from the table.
+        name: File name of the image without suffix, for codecs that go by it.
 
     Returns:
         The decoded image, same shape.
@@ -213,10 +245,13 @@ def compress_lr(lr: NDArray[np.uint8], setting: Setting, cache: ArrayCache) -> N
         ...     print(lq.shape)
         (16, 24, 3)
     """
-    codec = require_codec(setting.codec)
+    codec = codec or require_codec(setting.codec)
     source = hashlib.sha256(lr.tobytes()).hexdigest()
     key = f"lr {source} {lr.shape} {fingerprint_digest(codec.fingerprint())} {setting}"
-    return cache.get(key, lambda: codec.roundtrip(np.asarray(lr), setting.quality).pixels)
+    return cache.get(
+        _with_name(key, codec, name),
+        lambda: code_image(codec, np.asarray(lr), setting.quality, name=name).pixels,
+    )
 
 
 def require_codec(name: str) -> Codec:

@@ -1,0 +1,225 @@
+"""A codec that is a program of the user's: ``command:cwebp -q {q} {in} -o {out}``."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ucip_adapt.codecs.base import (
+    Availability,
+    CodecSpec,
+    Degraded,
+    check_rgb,
+    require_available,
+)
+from ucip_adapt.codecs.process import private_dir, read_output, run_encoder
+from ucip_adapt.codecs.program import file_sha256
+from ucip_adapt.errors import CodecError, ConfigError, DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["CommandCodec", "command_codec"]
+
+PREFIX = "command:"
+_DECODER_SIGN = " => "
+_PLACEHOLDERS = ("in", "out", "q", "bits")
+_ANY_QUALITY = (-1_000_000, 1_000_000)
+_WHAT = "command"
+
+
+@dataclass(frozen=True)
+class CommandCodec:
+    """A program that encodes, or encodes and decodes, with an optional second one that decodes.
+
+    Attributes:
+        spec: Its name is the whole text, ``command:`` included.
+        encoder: Words of the first command.
+        decoder: Words of the second command; empty if Pillow reads what the first one writes.
+        timeout_s: Time limit of each run, in seconds.
+    """
+
+    spec: CodecSpec
+    encoder: tuple[str, ...]
+    decoder: tuple[str, ...]
+    timeout_s: float
+
+    def available(self) -> Availability:
+        """Whether the programs are there."""
+        for program in filter(None, (self.encoder[0], "".join(self.decoder[:1]))):
+            if shutil.which(program) is None:
+                return Availability(
+                    ok=False,
+                    reason=f"there is no program '{program}' on the PATH",
+                    install="Install it, or write its whole path",
+                )
+        return Availability(ok=True)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The words, and the sha256 of the programs and of every file among the words."""
+        require_available(self.spec.name, self.available())
+        words = [*self.encoder, *self.decoder]
+        programs = {self.encoder[0], *self.decoder[:1]}
+        found = {word: shutil.which(word) if word in programs else word for word in words}
+        files = {
+            Path(word).name: file_sha256(Path(path))
+            for word, path in found.items()
+            if path and Path(path).is_file()
+        }
+        return {
+            "codec": self.spec.name,
+            "library": "command",
+            "version": "",
+            "options": {"encoder": list(self.encoder), "decoder": list(self.decoder)},
+            "sha256": files,
+        }
+
+    def roundtrip(self, rgb: NDArray[np.uint8], quality: int) -> Degraded:
+        """Run the program on an ``H x W x 3`` uint8 image.
+
+        Args:
+            rgb: The image; the program gets it as PNG.
+            quality: What stands for ``{q}``.
+
+        Raises:
+            CodecError: If a program is missing, fails, takes too long, or gives no image of the
+                same size.
+            ConfigError: If the quality is out of range.
+        """
+        from PIL import Image
+
+        self.spec.check_quality(quality)
+        check_rgb(rgb, self.spec.name)
+        require_available(self.spec.name, self.available())
+        with private_dir() as folder:
+            source, bits = folder / "in.png", folder / "bits"
+            Image.fromarray(rgb).save(source)
+            coded = folder / f"out{_suffix(self.encoder)}"
+            start = time.perf_counter()
+            self._run(self.encoder, {"in": source, "bits": bits}, coded, quality, folder)
+            seconds = time.perf_counter() - start
+            data = read_output(coded, what=_WHAT)
+            if self.decoder:
+                decoded = folder / f"decoded{_suffix(self.decoder) or '.png'}"
+                self._run(self.decoder, {"in": coded, "bits": bits}, decoded, quality, folder)
+                return Degraded(_read(decoded, rgb.shape), len(data), seconds=seconds)
+            pixels = _read(coded, rgb.shape)
+            if any("{bits}" in word for word in self.encoder):
+                size = len(read_output(bits, what=_WHAT))
+                return Degraded(pixels, size, seconds=seconds)
+            return Degraded(pixels, len(data), stream=data, seconds=seconds)
+
+    def _run(
+        self,
+        words: tuple[str, ...],
+        paths: Mapping[str, Path],
+        output: Path,
+        quality: int,
+        folder: Path,
+    ) -> None:
+        # A suffix that stands behind {out} in a word is a part of the file's name already.
+        values = {**paths, "out": output.with_suffix("") if _suffix(words) else output}
+        argv = [
+            _fill(word, {**{k: str(v) for k, v in values.items()}, "q": str(quality)})
+            for word in words
+        ]
+        argv[0] = shutil.which(argv[0]) or argv[0]
+        run_encoder(argv, timeout_s=self.timeout_s, workdir=folder, what=_WHAT, output=output)
+
+
+def command_codec(text: str, *, timeout_s: float = 300.0) -> CommandCodec:
+    """Understand a ``command:`` text.
+
+    The text is split into words as a shell would do it, but no shell ever sees it: ``|``, ``;``,
+    ``$`` and ``*`` are ordinary characters. In the words, ``{in}`` stands for a PNG file, ``{out}``
+    for the file to write, ``{q}`` for the quality, and ``{bits}`` for a second file to write.
+
+    What ``{out}`` names is the coded file, whose length is the rate. Pillow decodes it, or, if the
+    text goes on with `` => `` and a second command, that one, from ``{in}`` to the PNG file
+    ``{out}``. A program that encodes and decodes in one run writes the decoded image to ``{out}``
+    and the bitstream to ``{bits}``. A suffix may follow (``{out}.jxl``) where the program goes by
+    it.
+
+    Args:
+        text: The text with its prefix ``command:``.
+        timeout_s: Time limit of each run, in seconds.
+
+    Returns:
+        The codec. Words that name a file are made absolute: programs run in a folder of their own.
+
+    Raises:
+        ConfigError: If ``{in}`` or ``{out}`` is missing, a placeholder is unknown, or a quotation
+            mark is left open.
+
+    Example:
+        >>> command_codec("command:cwebp -q {q} {in} -o {out}").encoder
+        ('cwebp', '-q', '{q}', '{in}', '-o', '{out}')
+    """
+    first, sign, second = text.removeprefix(PREFIX).partition(_DECODER_SIGN)
+    encoder = _words(first, text)
+    decoder = _words(second, text) if sign else ()
+    # Without {q} there is one setting, which 0 names.
+    takes_quality = any("{q}" in word for word in (*encoder, *decoder))
+    spec = CodecSpec(
+        name=text,
+        family="command",
+        parameter="q",
+        qualities=() if takes_quality else (0,),
+        quality_range=_ANY_QUALITY if takes_quality else (0, 0),
+        faithful=False,
+    )
+    return CommandCodec(spec, encoder, decoder, timeout_s)
+
+
+def _words(template: str, text: str) -> tuple[str, ...]:
+    try:
+        words = shlex.split(template)
+    except ValueError as error:
+        raise ConfigError(f"'{text}': {error}".replace("No closing", "no closing")) from None
+    named = [name for word in words for name in re.findall(r"\{(\w+)\}", word)]
+    for name in named:
+        if name not in _PLACEHOLDERS:
+            known = ", ".join(f"{{{known}}}" for known in _PLACEHOLDERS)
+            raise ConfigError(f"'{text}': unknown placeholder {{{name}}}. Known: {known}")
+    for name in ("in", "out"):
+        if named.count(name) != 1:
+            raise ConfigError(f"'{text}': each command has to name {{{name}}} once")
+    return tuple(str(Path(word).resolve()) if Path(word).is_file() else word for word in words)
+
+
+def _fill(word: str, values: Mapping[str, str]) -> str:
+    return re.sub(r"\{(\w+)\}", lambda match: values[match[1]], word)
+
+
+def _suffix(words: tuple[str, ...]) -> str:
+    """What follows ``{out}`` as a file suffix: ``-o={out}.webp`` gives ``.webp``."""
+    for word in words:
+        if match := re.search(r"\{out\}(\.\w+)?", word):
+            return match[1] or ""
+    return ""
+
+
+def _read(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Read the decoded image; its size is looked at before its pixels are."""
+    from PIL import Image
+
+    from ucip_adapt.data.images import read_rgb
+
+    read_output(path, what=_WHAT)
+    try:
+        with Image.open(path) as image:
+            size = (image.height, image.width)
+        pixels = read_rgb(path) if size == shape[:2] else None
+    except (DataError, OSError, ValueError) as error:
+        message = str(error).replace(str(path.parent) + "/", "")
+        raise CodecError(f"{_WHAT}: its output cannot be read: {message}") from error
+    if pixels is None or pixels.shape != shape:
+        raise CodecError(f"{_WHAT}: gave {size} pixels for an image of {shape[:2]}")
+    return pixels
