@@ -11,6 +11,7 @@ from torch import Tensor
 from ucip_adapt import UCIP, UCIPConfig
 from ucip_adapt.assets import image_folder
 from ucip_adapt.models import bicubic_x4
+from ucip_adapt.models.upsampler import UpsamplingHead
 
 
 def pillow_float(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -100,3 +101,25 @@ def test_a_fresh_network_with_a_skip_starts_near_bicubic():
 
     assert distance() < 0.1
     assert distance(last_conv_scale=1.0, global_skip="none") > 0.3
+
+
+def test_head_equals_enlarging_and_convolving(monkeypatch):
+    """The head never makes the enlarged features; values and gradients are those of doing so."""
+    torch.manual_seed(0)
+    head = UpsamplingHead(dim=6, head_dim=4).double()
+    features = torch.randn(2, 6, 3, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 3, 12, 20, dtype=torch.float64)
+    x = torch.nn.functional.leaky_relu(head.conv_before_up(features), 0.01)
+    for conv in (head.conv_up1, head.conv_up2):
+        enlarged = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+        x = torch.nn.functional.leaky_relu(conv(enlarged), 0.2)
+    expected = head.conv_last(torch.nn.functional.leaky_relu(head.conv_hr(x), 0.2))
+    leaves = [features, *head.parameters()]
+    expected_gradients = torch.autograd.grad((expected * weight).sum(), leaves)
+    # If the features were enlarged all the same, nothing would be saved.
+    monkeypatch.setattr(torch.nn.functional, "interpolate", None)
+    found = head(features)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    gradients = torch.autograd.grad((found * weight).sum(), leaves)
+    for a, b in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ucip_adapt.models.folding import is_plain
 
 __all__ = ["UpsamplingHead", "bicubic_x4"]
 
@@ -35,10 +39,27 @@ class UpsamplingHead(nn.Module):
         # output.
         x = F.leaky_relu(self.conv_before_up(features), 0.01, inplace=True)
         for conv in (self.conv_up1, self.conv_up2):
-            enlarged = F.interpolate(x, scale_factor=2.0, mode="nearest")
-            x = F.leaky_relu(conv(enlarged), 0.2, inplace=True)
+            x = F.leaky_relu(_convolve_doubled(x, conv), 0.2, inplace=True)
         image: Tensor = self.conv_last(F.leaky_relu(self.conv_hr(x), 0.2, inplace=True))
         return image
+
+
+def _convolve_doubled(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 3 x 3 convolution of the nearest-neighbour enlargement, 16 products for each 36.
+
+    Of the nine taps of an output pixel, those on copies of one input pixel are added up first: a
+    transposed convolution by 4 x 4 with step 2. The enlarged features are never made.
+    """
+    if not is_plain(conv):
+        return cast(Tensor, conv(F.interpolate(x, scale_factor=2.0, mode="nearest")))
+    kernel = _add_shifted(_add_shifted(conv.weight, 2), 3).flip(2, 3).transpose(0, 1)
+    return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
+
+
+def _add_shifted(weight: Tensor, dim: int) -> Tensor:
+    """Add a kernel to itself moved by one tap: 3 taps become 4."""
+    zero = torch.zeros_like(weight.narrow(dim, 0, 1))
+    return torch.cat([weight, zero], dim) + torch.cat([zero, weight], dim)
 
 
 def _cubic(distance: Tensor) -> Tensor:
