@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -51,9 +52,12 @@ class CommandCodec:
     decoder: tuple[str, ...]
     timeout_s: float
 
+    def _commands(self) -> list[tuple[str, ...]]:
+        return [words for words in (self.encoder, self.decoder) if words]
+
     def available(self) -> Availability:
         """Whether the programs are there."""
-        for program in filter(None, (self.encoder[0], "".join(self.decoder[:1]))):
+        for program, *_ in self._commands():
             if shutil.which(program) is None:
                 return Availability(
                     ok=False,
@@ -65,20 +69,14 @@ class CommandCodec:
     def fingerprint(self) -> dict[str, Any]:
         """The words, and the sha256 of the programs and of every file among the words."""
         require_available(self.spec.name, self.available())
-        words = [*self.encoder, *self.decoder]
-        programs = {self.encoder[0], *self.decoder[:1]}
-        found = {word: shutil.which(word) if word in programs else word for word in words}
-        files = {
-            Path(word).name: file_sha256(Path(path))
-            for word, path in found.items()
-            if path and Path(path).is_file()
-        }
+        programs = filter(None, (shutil.which(words[0]) for words in self._commands()))
+        files = [*programs, *(word for words in self._commands() for word in words[1:])]
         return {
             "codec": self.spec.name,
             "library": "command",
             "version": "",
             "options": {"encoder": list(self.encoder), "decoder": list(self.decoder)},
-            "sha256": files,
+            "sha256": [file_sha256(Path(file)) for file in files if os.path.isfile(file)],
         }
 
     def roundtrip(self, rgb: NDArray[np.uint8], quality: int) -> Degraded:
@@ -100,38 +98,29 @@ class CommandCodec:
         require_available(self.spec.name, self.available())
         with private_dir() as folder:
             source, bits = folder / "in.png", folder / "bits"
-            Image.fromarray(rgb).save(source)
             coded = folder / f"out{_suffix(self.encoder)}"
+            decoded = folder / f"decoded{_suffix(self.decoder) or '.png'}"
+            Image.fromarray(rgb).save(source)
+            values = {"in": str(source), "bits": str(bits), "q": str(quality)}
             start = time.perf_counter()
-            self._run(self.encoder, {"in": source, "bits": bits}, coded, quality, folder)
+            self._run(self.encoder, values, coded)
             seconds = time.perf_counter() - start
-            data = read_output(coded, what=_WHAT)
             if self.decoder:
-                decoded = folder / f"decoded{_suffix(self.decoder) or '.png'}"
-                self._run(self.decoder, {"in": coded, "bits": bits}, decoded, quality, folder)
-                return Degraded(_read(decoded, rgb.shape), len(data), seconds=seconds)
-            pixels = _read(coded, rgb.shape)
-            if any("{bits}" in word for word in self.encoder):
-                size = len(read_output(bits, what=_WHAT))
-                return Degraded(pixels, size, seconds=seconds)
-            return Degraded(pixels, len(data), stream=data, seconds=seconds)
+                self._run(self.decoder, {**values, "in": str(coded)}, decoded)
+            pixels = _read(decoded if self.decoder else coded, rgb.shape)
+            has_bits = any("{bits}" in word for word in self.encoder)
+            stream = read_output(bits if has_bits else coded, what=_WHAT)
+        readable = not self.decoder and not has_bits
+        return Degraded(pixels, len(stream), stream if readable else None, seconds)
 
-    def _run(
-        self,
-        words: tuple[str, ...],
-        paths: Mapping[str, Path],
-        output: Path,
-        quality: int,
-        folder: Path,
-    ) -> None:
+    def _run(self, words: tuple[str, ...], values: Mapping[str, str], output: Path) -> None:
         # A suffix that stands behind {out} in a word is a part of the file's name already.
-        values = {**paths, "out": output.with_suffix("") if _suffix(words) else output}
-        argv = [
-            _fill(word, {**{k: str(v) for k, v in values.items()}, "q": str(quality)})
-            for word in words
-        ]
+        named = output.with_suffix("") if _suffix(words) else output
+        argv = [_fill(word, {**values, "out": str(named)}) for word in words]
         argv[0] = shutil.which(argv[0]) or argv[0]
-        run_encoder(argv, timeout_s=self.timeout_s, workdir=folder, what=_WHAT, output=output)
+        run_encoder(
+            argv, timeout_s=self.timeout_s, workdir=output.parent, what=_WHAT, output=output
+        )
 
 
 def command_codec(text: str, *, timeout_s: float = 300.0) -> CommandCodec:
@@ -191,7 +180,12 @@ def _words(template: str, text: str) -> tuple[str, ...]:
     for name in ("in", "out"):
         if named.count(name) != 1:
             raise ConfigError(f"'{text}': each command has to name {{{name}}} once")
-    return tuple(str(Path(word).resolve()) if Path(word).is_file() else word for word in words)
+    program, *rest = words
+    # A bare name is looked up on the PATH, whatever lies in the current folder. No links are
+    # followed: an interpreter finds its packages beside the name that it was called by.
+    if os.sep in program:
+        program = os.path.abspath(program)
+    return (program, *(os.path.abspath(word) if os.path.isfile(word) else word for word in rest))
 
 
 def _fill(word: str, values: Mapping[str, str]) -> str:
