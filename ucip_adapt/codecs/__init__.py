@@ -6,9 +6,12 @@ from collections.abc import Callable
 
 from ucip_adapt.codecs.base import Availability, Codec, CodecSpec, Degraded
 from ucip_adapt.codecs.command import command_codec
+from ucip_adapt.codecs.compressai import CHENG2020_MSE, CHENG2020_MSSSIM, ELIC
 from ucip_adapt.codecs.folder import folder_codec
 from ucip_adapt.codecs.heic import HEIC
+from ucip_adapt.codecs.hific import HIFIC
 from ucip_adapt.codecs.jpegxl import JPEGXL
+from ucip_adapt.codecs.learned import TINY_ELIC, TINY_MSE, TINY_MSSSIM, TINY_PERCEPTUAL
 from ucip_adapt.codecs.pillow import AVIF, JPEG, JPEG2000, WEBP
 from ucip_adapt.codecs.plugins import entry_points, load_plugin
 from ucip_adapt.codecs.reference import HM, VTM
@@ -41,6 +44,14 @@ _BUILT_IN: tuple[Codec, ...] = (
     HM,
     VVENC,
     VTM,
+    CHENG2020_MSE,
+    CHENG2020_MSSSIM,
+    HIFIC,
+    ELIC,
+    TINY_MSE,
+    TINY_MSSSIM,
+    TINY_PERCEPTUAL,
+    TINY_ELIC,
 )
 
 CODECS: dict[str, Codec] = {codec.spec.name: codec for codec in _BUILT_IN}

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ucip_adapt.errors import DataError, unknown_name
 
-__all__ = ["EdgeRule", "bicubic_down4", "bicubic_up4", "modcrop"]
+__all__ = ["EdgeRule", "bicubic_down2", "bicubic_down4", "bicubic_up4", "modcrop"]
 
 EdgeRule = Literal["edge", "symmetric"]
 
@@ -62,20 +62,45 @@ def bicubic_down4(hr: NDArray[np.uint8], *, edge: EdgeRule = "symmetric") -> NDA
         >>> bicubic_down4(np.full((8, 12, 3), 7, np.uint8)).shape
         (2, 3, 3)
     """
+    return _reduce(hr, 4, edge)
+
+
+def bicubic_down2(hr: NDArray[np.uint8], *, edge: EdgeRule = "symmetric") -> NDArray[np.uint8]:
+    """Reduce an image to half its sides, by the rules of :func:`bicubic_down4`.
+
+    Args:
+        hr: ``H x W x 3`` uint8, sides even.
+        edge: What lies outside, as for :func:`bicubic_down4`.
+
+    Returns:
+        ``H/2 x W/2 x 3`` uint8.
+
+    Raises:
+        DataError: If a side is odd, or under 2 pixels.
+        UnknownNameError: If ``edge`` is unknown.
+
+    Example:
+        >>> bicubic_down2(np.full((8, 12, 3), 7, np.uint8)).shape
+        (4, 6, 3)
+    """
+    return _reduce(hr, 2, edge)
+
+
+def _reduce(hr: NDArray[np.uint8], scale: int, edge: EdgeRule) -> NDArray[np.uint8]:
     if edge not in get_args(EdgeRule):
         raise unknown_name("edge rule", edge, get_args(EdgeRule))
     height, width = hr.shape[:2]
-    if height % 4 or width % 4 or min(height, width) < 4:
+    if height % scale or width % scale or min(height, width) < scale:
         raise DataError(
-            f"an image of {height} x {width} pixels cannot be reduced to a quarter: "
-            "crop it with modcrop"
+            f"an image of {height} x {width} pixels cannot be reduced to a "
+            f"{'quarter' if scale == 4 else 'half'}: crop it with modcrop"
         )
     padded = np.pad(hr, ((_FRAME, _FRAME), (_FRAME, _FRAME), (0, 0)), mode=edge)
     swapped = Image.fromarray(np.ascontiguousarray(padded.transpose(1, 0, 2)))
     # Pillow says width first; the axes are swapped.
-    size = ((height + 2 * _FRAME) // 4, (width + 2 * _FRAME) // 4)
+    size = ((height + 2 * _FRAME) // scale, (width + 2 * _FRAME) // scale)
     small = np.asarray(swapped.resize(size, Image.Resampling.BICUBIC)).transpose(1, 0, 2)
-    frame = _FRAME // 4
+    frame = _FRAME // scale
     return np.ascontiguousarray(small[frame:-frame, frame:-frame])
 
 
