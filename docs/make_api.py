@@ -28,6 +28,7 @@ PAGE = Path(__file__).parent / "api.md"
 WIDTH = 100
 
 SECTIONS = {
+    "ucip_adapt.upscaler": "Sharpen pictures",
     "ucip_adapt.models": "Networks",
     "ucip_adapt.tuning": "Adapters and tuning",
     "ucip_adapt.codecs": "Codecs",

@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
-PAGES = (ROOT / "README.md",)
+PAGES = (ROOT / "README.md", ROOT / "adapters/README.md")
 SETS = ("Set5", "Set14", "BSD100")
 SIZES = "| parameters | bytes | step | kept |"
 
@@ -149,7 +149,30 @@ def webp_paper() -> str:
     return "\n".join(lines)
 
 
+def adapters() -> str:
+    """The shipped adapters, from their own files."""
+    lines = [
+        "| name | codec and qualities | base | trained | parameters | bytes | gain over the base |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for folder in sorted(path.parent for path in (ROOT / "adapters").glob("*/results.json")):
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        record = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        gains = ", ".join(
+            f"{score['adapter'] - score['base']:+.2f} dB on {name}"
+            for name, score in config["metrics"]["psnr_db"].items()
+        )
+        lines.append(
+            f"| [{folder.name}]({folder.name}/README.md) | {config['codec']} "
+            f"{', '.join(map(str, config['qualities']))} | {config['base_model_name_or_path']} "
+            f"| {config['trainable_set']} | {record['parameters']['trained']:,} "
+            f"| {record['parameters']['adapter_bytes']:,} | {gains} |"
+        )
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "adapters": adapters,
     "base_jpeg": base_jpeg,
     "webp_methods": webp_methods,
     "webp_paper": webp_paper,
