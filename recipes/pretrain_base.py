@@ -33,6 +33,7 @@ from ucip_adapt.hub.folders import publish_base
 from ucip_adapt.hub.stages import previous_stages, stage_summary
 from ucip_adapt.models import UCIP, UCIPConfig
 from ucip_adapt.suites import fill_suite, load_suite
+from ucip_adapt.suites.read import open_suite
 from ucip_adapt.training.collective import finish_training
 from ucip_adapt.training.ema import EMA
 from ucip_adapt.training.guard import GuardedStep, check_finite
@@ -42,13 +43,13 @@ from ucip_adapt.training.run import (
     Clock,
     cache_of,
     hardware_line,
+    images_line,
     make_accelerator,
     make_checkpoints,
     progress_bar,
     say,
     training_crops,
     training_loader,
-    training_paths,
 )
 from ucip_adapt.training.schedule import learning_rate_at, set_learning_rate
 from ucip_adapt.training.signals import StopRequest
@@ -106,6 +107,11 @@ def choose_damage(cfg: Options) -> tuple[list[Setting], list[int] | None]:
     """Settings to train on, and the slot of each; None makes each codec a slot."""
     names = [text.partition(":")[0] for text in cfg.settings] if cfg.suite is None else REFERENCE
     use_streams(names, data_root(cfg.data))  # HM and VTM: what is stored of their streams
+    if cfg.suite_dir is not None:
+        if cfg.suite is not None:
+            raise ConfigError("--suite_dir says itself which suite it holds; leave --suite out")
+        built = open_suite(cfg.suite_dir)
+        return built.settings, built.slot_numbers
     if cfg.suite is None:
         return read_settings(cfg.settings), None
     suite = load_suite(cfg.suite, allow_command=cfg.allow_command)
@@ -141,8 +147,9 @@ def main(cfg: Options) -> dict[str, Any]:
     settings, slots = choose_damage(cfg)
     cfg = dataclasses.replace(cfg, settings=tuple(map(str, settings)))
     if slots is not None and 1 < cfg.num_slots != len(set(slots)):
+        source = cfg.suite or cfg.suite_dir
         raise ConfigError(
-            f"--num_slots {cfg.num_slots}, but {cfg.suite} has {len(set(slots))} slots; 1 is blind"
+            f"--num_slots {cfg.num_slots}, but {source} has {len(set(slots))} slots; 1 is blind"
         )
     model = build_model(cfg)
     if cfg.gradient_checkpointing:
@@ -151,7 +158,7 @@ def main(cfg: Options) -> dict[str, Any]:
     per_step = cfg.train_batch_size * accelerator.num_processes * cfg.gradient_accumulation_steps
     say(
         accelerator,
-        f"images     {len(training_paths(cfg))} from {', '.join(cfg.train_data_dir)}",
+        f"images     {images_line(cfg)}",
         f"damage     {', '.join(map(str, settings))}",
         f"model      {cfg.preset}, prompt {model.config.prompt}, {model.num_parameters():,} "
         f"parameters, {model.num_parameters(trainable_only=True):,} trained",

@@ -35,6 +35,9 @@ class Command:
 
 
 COMMANDS = {
+    "build-suite": Command(
+        "ucip_adapt.cli.build_suite", "compress a folder of images by every codec of a suite"
+    ),
     "codecs": Command("ucip_adapt.cli.codecs", "list the codecs and whether they work here"),
     "env": Command("ucip_adapt.cli.env", "show versions and hardware, for a bug report"),
     "leaks": Command("ucip_adapt.cli.leaks", "find test pictures in training folders"),

@@ -37,6 +37,7 @@ __all__ = [
     "compress_lr",
     "degrade_images",
     "parse_settings",
+    "read_gt",
     "require_codec",
 ]
 
@@ -120,7 +121,18 @@ class DegradedImage:
     lq: dict[Setting, Pixels]
 
 
-def _read_gt(path: Path) -> NDArray[np.uint8]:
+def read_gt(path: Path) -> NDArray[np.uint8]:
+    """Read a high-resolution image and crop it to sides that are multiples of 4.
+
+    Args:
+        path: The file.
+
+    Returns:
+        ``4H x 4W x 3`` uint8.
+
+    Raises:
+        DataError: If it cannot be read, or is too small; the message names it.
+    """
     image = read_rgb(path)
     if min(image.shape[:2]) < 4:
         height, width = image.shape[:2]
@@ -134,7 +146,7 @@ def _degrade_file(
     path: Path, settings: list[Setting], cache: ArrayCache, edge: EdgeRule, min_side: int
 ) -> DegradedImage:
     source = file_digest(path)
-    gt = cache.reference(f"gt {source}", lambda: _read_gt(path))
+    gt = cache.reference(f"gt {source}", lambda: read_gt(path))
     height, width = gt.shape[0] // 4, gt.shape[1] // 4
     if min(height, width) < min_side:
         raise DataError(

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ucip_adapt.codecs import get_codec
+from ucip_adapt.codecs.resolve import resolve
 from ucip_adapt.data.degrade import Setting, require_codec
 from ucip_adapt.errors import ConfigError
-from ucip_adapt.suites.suite import Slot, Suite
+from ucip_adapt.suites.suite import OUTSIDE_FORMS, Slot, Suite
 
 __all__ = ["FilledSlot", "FilledSuite", "fill_suite"]
 
@@ -134,12 +135,9 @@ def fill_suite(
 
 
 def _fill(slot: Slot, *, strict: bool, allow_command: bool) -> FilledSlot:
-    codec = get_codec(slot.codec)
-    if codec.available().ok or strict:
+    if slot.codec.startswith(OUTSIDE_FORMS):
+        get_codec(slot.codec, allow_command=allow_command)  # known from now on, in this process
         require_codec(slot.codec)
         return FilledSlot(slot, slot.codec)
-    from ucip_adapt.codecs.resolve import resolve
-
-    found = resolve(codec.spec.family, prefer=(slot.codec,), strict=False)
-    require_codec(found.got)
-    return FilledSlot(slot, found.got, found.reason if found.substituted else "")
+    found = resolve(slot.codec, strict=strict)
+    return FilledSlot(slot, found.got, found.reason)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ucip_adapt.errors import ConfigError, unknown_name
+from ucip_adapt.errors import CommandRefusedError, ConfigError, unknown_name
 
-__all__ = ["SUITES", "Slot", "Suite", "load_suite"]
+__all__ = ["OUTSIDE_FORMS", "SUITES", "Slot", "Suite", "load_suite"]
 
 SUITES = ("ucsr", "ucsr-open", "webp", "elic")
 """Suites of the package; each is the file ``suites/<name>.toml``."""
@@ -19,7 +19,9 @@ SUITES = ("ucsr", "ucsr-open", "webp", "elic")
 _SUITE_KEYS = ("name", "description", "strict", "slots")
 _SLOT_KEYS = ("name", "codec", "qualities", "stands_for")
 _LARGEST_FILE = 1_000_000
-_OUTSIDE = ("command:", "folder:", "streams:")
+OUTSIDE_FORMS = ("command:", "folder:", "streams:")
+"""Codecs of these forms name a program or a folder of this machine."""
+
 # Names of slots become names of folders.
 _SLOT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -90,6 +92,7 @@ def load_suite(name_or_path: str | Path, *, allow_command: bool = False) -> Suit
     Raises:
         UnknownNameError: If there is no such suite, or a key in the file is misspelt.
         ConfigError: If the file cannot be read, or says something that cannot be.
+        CommandRefusedError: If it names a program or a folder, and that is not allowed.
 
     Example:
         >>> [slot.codec for slot in load_suite("webp").slots]
@@ -143,10 +146,11 @@ def _read_slot(entry: object, source: str, *, allow_command: bool) -> Slot:
         raise ConfigError(f"{source}: write it as [[slots]] with codec and qualities")
     _check_keys(entry, _SLOT_KEYS, source)
     codec = _text(entry, "codec", source)
-    if codec.startswith(_OUTSIDE) and not allow_command:
-        raise ConfigError(
-            f"{source} names {codec!r}: a suite file may only name codecs of `ucip-adapt codecs`. "
-            "It was not run; if you wrote the file yourself, add --allow-command"
+    if codec.startswith(OUTSIDE_FORMS) and not allow_command:
+        raise CommandRefusedError(
+            f"{source} names {codec[:200]!a}, which was neither run nor opened: a suite file "
+            "may only name codecs of `ucip-adapt codecs`. If these are your own words, add "
+            "--allow-command"
         )
     qualities = entry.get("qualities")
     if (

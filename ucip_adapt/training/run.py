@@ -29,6 +29,7 @@ from ucip_adapt.data import (
 from ucip_adapt.data.benchmarks import data_root
 from ucip_adapt.data.paired import CropSample
 from ucip_adapt.errors import ConfigError, DataError
+from ucip_adapt.suites.read import BuiltSuite, open_suite
 from ucip_adapt.training.checkpoint import Checkpoints
 from ucip_adapt.training.options import TrainingOptions
 from ucip_adapt.training.results import environment
@@ -38,6 +39,7 @@ from ucip_adapt.training.signals import isolate_worker
 __all__ = [
     "Clock",
     "cache_of",
+    "images_line",
     "make_accelerator",
     "make_checkpoints",
     "progress_bar",
@@ -62,6 +64,7 @@ _CRITICAL = (
     "max_train_steps",
     "ema_decay",
     "mixed_precision",
+    "matmul_precision",
     "seed",
 )
 
@@ -123,6 +126,8 @@ def make_accelerator(cfg: TrainingOptions) -> Accelerator:
         ),
         step_scheduler_with_optimizer=False,
     )
+    if cfg.matmul_precision is not None:
+        torch.set_float32_matmul_precision(cfg.matmul_precision)
     set_seed(cfg.seed)
     if accelerator.is_main_process and not cfg.dry_run:
         try:
@@ -169,6 +174,26 @@ def training_paths(cfg: TrainingOptions) -> list[Path]:
     return paths[: cfg.max_train_samples]
 
 
+def images_line(cfg: TrainingOptions) -> str:
+    """What a run says of its training images.
+
+    Raises:
+        DataError: If a folder is not found or holds no image, or no finished suite.
+    """
+    if cfg.suite_dir is None:
+        return f"{len(training_paths(cfg))} from {', '.join(cfg.train_data_dir)}"
+    built = open_suite(cfg.suite_dir)
+    count = min(cfg.max_train_samples or built.num_images, built.num_images)
+    return f"{count} from {cfg.suite_dir}, a build of {built.name}"
+
+
+def _moved_images(cfg: TrainingOptions, built: BuiltSuite) -> Path | None:
+    """Folder of a suite's images on this machine; None where the suite itself knows."""
+    if built.manifest["hr_mode"] == "bytes" or built.hr_folder is not None:
+        return None
+    return _training_folder(cfg.train_data_dir[0], data_root(cfg.data))
+
+
 def _training_folder(name: str, root: Path | None) -> Path:
     if name == "embedded":
         return image_folder("train")
@@ -194,13 +219,25 @@ def training_crops(
         accelerator: The run's accelerator.
         slots: Number of the slot of each setting; None makes each codec a slot.
     """
-    images = degrade_images(
-        training_paths(cfg),
-        list(settings),
-        cache_of(cfg),
-        min_side=cfg.patch_size,
-        progress=accelerator.is_local_main_process,
-    )
+    progress = accelerator.is_local_main_process
+    if cfg.suite_dir is not None:
+        built = open_suite(cfg.suite_dir)
+        images = built.images(
+            settings,
+            cache_of(cfg),
+            hr_folder=_moved_images(cfg, built),
+            limit=cfg.max_train_samples,
+            min_side=cfg.patch_size,
+            progress=progress,
+        )
+    else:
+        images = degrade_images(
+            training_paths(cfg),
+            list(settings),
+            cache_of(cfg),
+            min_side=cfg.patch_size,
+            progress=progress,
+        )
     return PairedCrops(images, patch_size=cfg.patch_size, seed=cfg.seed, slots=slots)
 
 

@@ -1,0 +1,217 @@
+"""A built suite as training data: the same pixels as compressing on the fly."""
+
+from __future__ import annotations
+
+import functools
+import io
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from ucip_adapt.data.cache import ArrayCache, CachedArray, file_digest
+from ucip_adapt.data.degrade import DegradedImage, Pixels, Setting, read_gt
+from ucip_adapt.errors import ConfigError, DataError
+from ucip_adapt.suites.records import MANIFEST_NAME, Layout, read_manifest
+from ucip_adapt.suites.shards import read_rows
+from ucip_adapt.training.atomic import sha256_of
+
+__all__ = ["BuiltSuite", "open_suite"]
+
+_COLUMNS = ("image", "lq", "hr_path", "hr_sha256")
+
+
+@dataclass(frozen=True)
+class BuiltSuite:
+    """A finished build.
+
+    Attributes:
+        folder: Its output folder.
+        manifest: Content of its ``suite.json``.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name of the suite."""
+        return str(self.manifest["suite"])
+
+    @property
+    def hr_folder(self) -> Path | None:
+        """Folder of the high-resolution images at the build, if it is on this machine."""
+        return Layout(self.folder).hr_folder()
+
+    @property
+    def num_images(self) -> int:
+        """Images that were to be compressed."""
+        return int(self.manifest["num_images"])
+
+    @property
+    def settings(self) -> list[Setting]:
+        """All settings, slot after slot."""
+        return [Setting(s["codec"], s["quality"]) for s in self.manifest["settings"]]
+
+    @property
+    def slot_numbers(self) -> list[int]:
+        """Position of the slot of each of :attr:`settings`."""
+        names = [slot["name"] for slot in self.manifest["slots"]]
+        return [names.index(setting["slot"]) for setting in self.manifest["settings"]]
+
+    def images(
+        self,
+        settings: Sequence[Setting],
+        cache: ArrayCache,
+        *,
+        hr_folder: Path | None = None,
+        limit: int | None = None,
+        min_side: int = 1,
+        progress: bool = False,
+    ) -> list[DegradedImage]:
+        """Read images with their compressed versions.
+
+        Args:
+            settings: Which of :attr:`settings`.
+            cache: Where decoded pixels are kept.
+            hr_folder: Folder of the high-resolution images; None is where they were at the build.
+                Shards that hold the files need none.
+            limit: Only the first so many images.
+            min_side: Smallest side of a low-resolution image that is allowed, in pixels.
+            progress: Whether to show a bar.
+
+        Returns:
+            One entry per image that has all the settings, in the order of the names.
+
+        Raises:
+            ConfigError: If the suite lacks a setting.
+            DataError: If a shard is damaged, or a high-resolution image is missing or another one.
+        """
+        places = [self._place(setting) for setting in settings]
+        found: list[DegradedImage] = []
+        left_out = 0
+        blocks = range(len(self.manifest["shards"]) // len(self.manifest["settings"]))
+        for block in tqdm(blocks, desc="shards", unit="block", disable=not progress):
+            complete, incomplete = self._block(block, places, settings, cache, hr_folder)
+            left_out += incomplete
+            found += complete
+            if limit is not None and len(found) >= limit:
+                del found[limit:]
+                break
+        if left_out:
+            warnings.warn(
+                f"{left_out} images of {self.folder} were left out: a codec could not code them "
+                f"({MANIFEST_NAME} says which)",
+                stacklevel=2,
+            )
+        for image in found:
+            height, width = image.gt.shape[0] // 4, image.gt.shape[1] // 4
+            if min(height, width) < min_side:
+                raise DataError(
+                    f"image {image.name} of {self.folder} is too small: {width} x {height} "
+                    f"low-resolution pixels, and crops of {min_side} are asked for (--patch_size)"
+                )
+        return found
+
+    def _place(self, setting: Setting) -> int:
+        if setting not in self.settings:
+            raise ConfigError(
+                f"{self.folder} has no {setting}; it has {', '.join(map(str, self.settings))}"
+            )
+        return self.settings.index(setting)
+
+    def _block(
+        self,
+        block: int,
+        places: Sequence[int],
+        settings: Sequence[Setting],
+        cache: ArrayCache,
+        hr_folder: Path | None,
+    ) -> tuple[list[DegradedImage], int]:
+        """Images of a block that have all settings, and how many do not."""
+        truths: dict[str, CachedArray] = {}
+        lqs: dict[str, dict[Setting, Pixels]] = {}
+        for setting, place in zip(settings, places, strict=True):
+            for key, row in self._rows(block, place):
+                name = row["image"]
+                lq = cache.reference(f"suite {key}", functools.partial(_decode, row["lq"]["bytes"]))
+                lqs.setdefault(name, {})[setting] = lq
+                if name not in truths:
+                    truths[name] = self._truth(row, cache, hr_folder)
+        complete = [
+            DegradedImage(Path(name).stem, truths[name], lqs[name])
+            for name in sorted(lqs)
+            if len(lqs[name]) == len(settings)
+        ]
+        return complete, len(lqs) - len(complete)
+
+    def _rows(self, block: int, place: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Rows of a shard, each with a key for its pixels."""
+        per_setting = len(self.manifest["shards"]) // len(self.manifest["settings"])
+        shard = self.manifest["shards"][place * per_setting + block]
+        path = Layout(self.folder).shard(shard["name"])
+        if not path.is_file() or sha256_of(path) != shard["sha256"]:
+            raise DataError(
+                f"{path} is missing or damaged: `ucip-adapt build-suite --out {self.folder} "
+                "--verify` lists all such shards"
+            )
+        columns = (*_COLUMNS, "hr") if self.manifest["hr_mode"] == "bytes" else _COLUMNS
+        for number, row in enumerate(read_rows(path, columns)):
+            yield f"{shard['sha256']} {number}", row
+
+    def _truth(self, row: dict[str, Any], cache: ArrayCache, hr_folder: Path | None) -> CachedArray:
+        key = f"gt {row['hr_sha256']}"
+        if self.manifest["hr_mode"] == "bytes":
+            return cache.reference(key, lambda: _read_file(row["hr"]["bytes"], row["hr"]["path"]))
+        folder = hr_folder or self.hr_folder
+        if folder is None:
+            raise DataError(
+                f"{self.folder} names its high-resolution images but does not hold them, and they "
+                "are not where they were: name their folder with --train_data_dir"
+            )
+        path = folder / row["hr_path"]
+        if file_digest(path) != row["hr_sha256"]:
+            raise DataError(f"{path} is not the image that {self.folder} was built from")
+        return cache.reference(key, lambda: read_gt(path))
+
+
+def _decode(png: bytes) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(png)) as image:
+        return np.array(image.convert("RGB"))
+
+
+def _read_file(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Read a file that lies in a shard, by the same rules as one on disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, Path(name).name)
+        path.write_bytes(data)
+        return read_gt(path)
+
+
+def open_suite(folder: Path) -> BuiltSuite:
+    """Open the output folder of a finished build.
+
+    Args:
+        folder: What ``--out`` was.
+
+    Returns:
+        The suite; shards are read when images are asked for.
+
+    Raises:
+        DataError: If the build is not finished, or the manifest is damaged.
+
+    Example:
+        >>> open_suite(Path("no/such/folder"))
+        Traceback (most recent call last):
+        ...
+        ucip_adapt.errors.DataError: there is no no/such/folder/suite.json: is it a folder of a \
+finished build?
+    """
+    return BuiltSuite(folder, read_manifest(folder))
