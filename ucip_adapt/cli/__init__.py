@@ -41,6 +41,7 @@ COMMANDS = {
     "codecs": Command("ucip_adapt.cli.codecs", "list the codecs and whether they work here"),
     "env": Command("ucip_adapt.cli.env", "show versions and hardware, for a bug report"),
     "leaks": Command("ucip_adapt.cli.leaks", "find test pictures in training folders"),
+    "rd": Command("ucip_adapt.cli.rd", "plot rate and distortion of codecs on a folder"),
     "recipes": Command("ucip_adapt.cli.recipes", "list the training scripts, or copy them out"),
     "upscale": Command("ucip_adapt.cli.upscale", "restore and enlarge pictures four times"),
 }
