@@ -51,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.6,
         metavar="FLOAT",
-        help="Correlation of the aligned pictures from which on a pair is reported [default: 0.6].",
+        help="Correlation of the aligned pictures from which on a pair is reported, if their "
+        "perceptual hashes agree as well [default: 0.6].",
     )
     parser.add_argument("--quiet", action="store_true", help="No progress bar.")
 
@@ -62,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ucip_adapt.leaks.search import require_imagehash
 
     require_imagehash()
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     root = _data_root(arguments.data)
     pictures: dict[str, list[Picture]] = {}
     counts: dict[str, dict[str, int]] = {}
@@ -76,7 +77,10 @@ def run(arguments: argparse.Namespace) -> int:
         threshold=arguments.threshold,
         progress=not arguments.quiet,
     )
-    seconds = time.perf_counter() - started
+    seconds = {
+        "wall": round(time.perf_counter() - started, 1),
+        "cpu": round(time.process_time() - cpu_started, 1),
+    }
     if arguments.out is not None:
         write_report(
             arguments.out,
@@ -94,7 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(render_table(header, [_row(leak) for leak in report.leaks]))
     sys.stdout.write(
         f"{len(report.leaks)} leaks among {len(pictures['train'])} training and "
-        f"{len(pictures['test'])} test pictures, {seconds:.0f} s\n"
+        f"{len(pictures['test'])} test pictures, "
+        f"{seconds['wall']:.0f} s ({seconds['cpu']:.0f} s of processor time)\n"
     )
     return EXIT_LEAKS if report.leaks else EXIT_UNREADABLE if unreadable else 0
 

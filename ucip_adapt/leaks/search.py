@@ -16,13 +16,20 @@ from ucip_adapt.leaks.align import Alignment, align, overlap_images, overlap_sha
 from ucip_adapt.leaks.pictures import Picture
 from ucip_adapt.leaks.windows import Squares, templates_of, windows_of
 
-__all__ = ["CANDIDATE", "THRESHOLD", "Kind", "Leak", "LeakReport", "find_leaks"]
+__all__ = ["CANDIDATE", "HASH_BITS", "THRESHOLD", "Kind", "Leak", "LeakReport", "find_leaks"]
 
 CANDIDATE = 0.82
 """Correlation of two squares from which on the two pictures are compared closely."""
 
 THRESHOLD = 0.6
-"""Correlation of the aligned fine structure from which on a pair is reported."""
+"""Correlation of the aligned fine structure from which on a pair may be a leak."""
+
+HASH_BITS = 80
+"""Bits of 256 up to which the perceptual hashes of the overlaps may differ in a leak.
+
+Either alone is wrong at times: among 139,668 pairs of unrelated pictures three reached 0.6, with 92
+bits and more; of 78 planted copies the worst had 0.69 and 76 bits.
+"""
 
 Kind = Literal["equal", "resized", "cropped"]
 
@@ -41,7 +48,7 @@ class Leak:
         mirrored: Whether one is the mirror image of the other.
         correlation: Of the fine structure where they overlap, 0.6 to 1.
         hash_distance: Perceptual hashes (imagehash.phash) of the two overlaps: bits of 256 that
-            differ; about 128 for unrelated pictures. A second opinion, which decides nothing.
+            differ, 0 to 80; about 128 for unrelated pictures.
         zoom: Pixels of the training picture per pixel of the test picture.
         train_share: Part of the training picture's area that the test picture shows, 0 to 1.
         test_share: Part of the test picture's area that the training picture shows, 0 to 1.
@@ -63,19 +70,19 @@ class LeakReport:
     """What a search found.
 
     Attributes:
-        leaks: Pairs at or above the threshold, by name of the test picture.
-        nearest_other: The best pair below the threshold, or None if none was compared closely: how
-            far from a false alarm the sets are.
+        leaks: Pairs found, by name of the test picture.
+        nearest_other: Of the other pairs the one of the highest correlation, or None if none was
+            compared closely: how far from a false alarm the sets are.
         compared: Number of pairs of pictures.
         compared_closely: Number of pairs that were aligned.
-        seconds: Wall-clock time of the search, without reading the files.
+        cpu_seconds: Processor time of the search, without reading the files.
     """
 
     leaks: tuple[Leak, ...]
     nearest_other: Leak | None
     compared: int
     compared_closely: int
-    seconds: float
+    cpu_seconds: float
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,8 @@ def find_leaks(
     Args:
         train: Training pictures.
         test: Test pictures.
-        threshold: Correlation of the aligned fine structure from which on a pair is reported.
+        threshold: Correlation of the aligned fine structure from which on a pair is reported, if
+            the perceptual hashes agree.
         progress: Whether to show a bar.
 
     Returns:
@@ -129,7 +137,7 @@ def find_leaks(
     if not train or not test:
         raise DataError("nothing to compare: there is no readable picture in one of the lists")
     require_imagehash()
-    started = time.perf_counter()
+    started = time.process_time()
     candidates = _candidates(train, test, progress=progress)
     found = [
         _compare(train[i], test[j], candidate)
@@ -141,15 +149,20 @@ def find_leaks(
     equal = {(leak.train, leak.test) for leak in pairs if leak.kind == "equal"}
     # Pictures without any detail have no squares; equal ones are found all the same.
     pairs += [leak for leak in _equal_pairs(train, test) if (leak.train, leak.test) not in equal]
-    leaks = [leak for leak in pairs if leak.correlation >= threshold or leak.kind == "equal"]
-    others = [leak for leak in pairs if leak.correlation < threshold and leak.kind != "equal"]
+    leaks = [leak for leak in pairs if _is_leak(leak, threshold)]
+    others = [leak for leak in pairs if not _is_leak(leak, threshold)]
     return LeakReport(
         leaks=tuple(sorted(leaks, key=lambda leak: (leak.test, leak.train))),
         nearest_other=max(others, key=lambda leak: leak.correlation, default=None),
         compared=len(train) * len(test),
         compared_closely=len(candidates),
-        seconds=time.perf_counter() - started,
+        cpu_seconds=time.process_time() - started,
     )
+
+
+def _is_leak(pair: Leak, threshold: float) -> bool:
+    alike = pair.correlation >= threshold and pair.hash_distance <= HASH_BITS
+    return alike or pair.kind == "equal"
 
 
 def require_imagehash() -> None:
