@@ -2,6 +2,7 @@
 
     python recipes/evaluate.py --codec webp --evaluate_on Set5 Set14 --data DATA
     python recipes/evaluate.py --codec webp --adapter runs/webp
+    python recipes/evaluate.py --codec hm --evaluate_on Set5 --data DATA
     python recipes/evaluate.py --codec webp --adapter dpm=runs/dpm everything=runs/full
 
 Prints a table and writes results.json: bicubic, the base, and every adapter or network given.
@@ -17,11 +18,12 @@ import torch
 from accelerate import Accelerator
 from peft import PeftConfig, PeftModel
 
+from ucip_adapt.codecs.streams import use_streams
 from ucip_adapt.config import option, run_recipe
 from ucip_adapt.data import ArrayCache, default_cache_dir, load_eval_set, parse_settings
 from ucip_adapt.data.benchmarks import data_root
 from ucip_adapt.data.degrade import require_codec
-from ucip_adapt.errors import AdapterError, ConfigError, UcipError
+from ucip_adapt.errors import AdapterError, CodecError, ConfigError, UcipError
 from ucip_adapt.evaluation import Upscale, bicubic, evaluate_sets, network_upscaler, summarise
 from ucip_adapt.metrics import get_protocol
 from ucip_adapt.models import UCIP
@@ -125,11 +127,12 @@ def main(cfg: Options) -> dict[str, Any]:
     clock = Clock()
     if cfg.skip_base and not cfg.adapter:
         raise ConfigError("--skip_base leaves nothing to measure: name something with --adapter")
+    root = data_root(cfg.data)
+    use_streams([cfg.codec], root)  # HM and VTM: what is stored of their streams
     require_codec(cfg.codec)
     settings = parse_settings(cfg.codec, cfg.qualities or None)
     for name in cfg.metric_protocols:
         get_protocol(name)
-    root = data_root(cfg.data)
     sets = [load_eval_set(name, root, limit=cfg.max_images) for name in cfg.evaluate_on]
     accelerator = Accelerator()
     base = UCIP.from_pretrained(cfg.pretrained_model_name_or_path, revision=cfg.revision)
@@ -152,6 +155,8 @@ def main(cfg: Options) -> dict[str, Any]:
         progress=accelerator.is_local_main_process,
     )
     clock.lap("evaluation")
+    if not any(row.images for row in rows):
+        raise CodecError(f"{cfg.codec}: nothing could be measured: {rows[0].source}")
     for name in cfg.metric_protocols:
         say(accelerator, summarise(rows, protocol=name, reference=next(iter(methods))), "")
     record = run_record(

@@ -143,8 +143,8 @@ def test_what_would_mix_up_rows_is_refused(sets, cache) -> None:
         run(sets=[])
     with pytest.raises(UnknownNameError, match="protocol 'y-4'; did you mean 'y-c4'"):
         run(protocols=["y-4"])
-    with pytest.raises(UnknownNameError, match="unknown codec 'hm'"):
-        run(settings=[Setting("hm", 32)])
+    with pytest.raises(UnknownNameError, match="unknown codec 'hmm'"):
+        run(settings=[Setting("hmm", 32)])
 
 
 def test_a_network_is_wrapped_for_8_bit_images(sets) -> None:
@@ -242,6 +242,7 @@ def test_a_row_is_rounded_for_json() -> None:
         "psnr_db": 25.1235,
         "ssim": 0.7,
         "images": 5,
+        "source": "",
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,10 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from ucip_adapt.codecs import Codec
+from ucip_adapt.codecs.streams import StoredCodec
 from ucip_adapt.data.benchmarks import EvalImage, EvalSet
 from ucip_adapt.data.bicubic import bicubic_up4
 from ucip_adapt.data.cache import ArrayCache
-from ucip_adapt.data.degrade import Setting, compress_lr
+from ucip_adapt.data.degrade import Setting, compress_lr, require_codec
 from ucip_adapt.data.paired import to_tensor
 from ucip_adapt.errors import ConfigError
 from ucip_adapt.metrics import gather_scores, get_protocol, score, to_uint8
@@ -32,6 +35,7 @@ __all__ = [
     "evaluate_sets",
     "mean_psnr",
     "network_upscaler",
+    "source_of",
     "summarise",
 ]
 
@@ -43,15 +47,19 @@ Upscale = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 class ScoreRow:
     """Mean scores of one method on one set at one setting under one protocol.
 
+    A set counts only as a whole: where images lack what the codec needs, there is no score.
+
     Attributes:
         method: What restored the images (``"bicubic"``, ``"base"``, ``"adapter"``).
         dataset: Name of the set.
         codec: Name of the codec.
         quality: Its quality.
         protocol: Protocol id, such as ``y-c4``.
-        psnr_db: Mean PSNR over images, in dB.
+        psnr_db: Mean PSNR over images, in dB; NaN where there is no score.
         ssim: Mean SSIM over images.
-        images: Number of images.
+        images: Number of images; 0 where there is no score.
+        source: For reference codecs, what the pictures come from (``"streams HM 18.0"``), or why
+            there is no score.
 
     Example:
         >>> ScoreRow("base", "Set5", "webp", 10, "y-c4", 25.12346, 0.7, 5).to_dict()["psnr_db"]
@@ -66,9 +74,12 @@ class ScoreRow:
     psnr_db: float
     ssim: float
     images: int
+    source: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able form; PSNR to 1e-4 dB, SSIM to 1e-5."""
+        """JSON-able form; PSNR to 1e-4 dB, SSIM to 1e-5, None where there is no score."""
+        if not self.images:
+            return {**asdict(self), "psnr_db": None, "ssim": None}
         rounded = {"psnr_db": round(self.psnr_db, 4), "ssim": round(self.ssim, 5)}
         return {**asdict(self), **rounded}
 
@@ -144,7 +155,9 @@ def evaluate_sets(
         progress: Whether to show a bar.
 
     Returns:
-        One row per method, set, setting and protocol, in this order of nesting.
+        One row per method, set, setting and protocol, in this order of nesting. Reference codecs
+        that read stored streams count on a set only if every image has one; else their encoder is
+        taken, and without an encoder the row has no score.
 
     Raises:
         ConfigError: If there is nothing to measure, or two sets have one name, or a setting or
@@ -176,19 +189,61 @@ def evaluate_sets(
     for name in protocols:
         get_protocol(name)  # an unknown one is an error now, not after the first image
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    jobs = [(s, image, setting) for s in sets for image in s.images for setting in settings]
+    sources = {(s.name, setting): source_of(s, setting) for s in sets for setting in settings}
+    jobs = [
+        (s, image, setting)
+        for s in sets
+        for image in s.images
+        for setting in settings
+        if sources[s.name, setting][0] is not None
+    ]
     mine = list(enumerate(jobs))[rank::world]
     rows: list[dict[str, Any]] = []
     for index, (image_set, image, setting) in tqdm(
         mine, desc="evaluate", unit="image", disable=not progress, leave=False
     ):
-        scores = _score_image(methods, image, setting, protocols, cache)
+        codec, _ = sources[image_set.name, setting]
+        lq = compress_lr(image.lr, setting, cache, codec=codec, name=image.name)
+        scores = _score_image(methods, image, lq, protocols)
         rows.append(
             {"index": index, "dataset": image_set.name, "setting": list(setting), "scores": scores}
         )
     if accelerator is not None and world > 1:
         rows = gather_scores(rows, accelerator)
-    return _means(rows, methods, sets, settings, protocols)
+    texts = {cell: text for cell, (_, text) in sources.items()}
+    return _means(rows, methods, sets, settings, protocols, texts)
+
+
+def source_of(image_set: EvalSet, setting: Setting) -> tuple[Codec | None, str]:
+    """What codes the images of a set.
+
+    Args:
+        image_set: The set.
+        setting: Codec and quality.
+
+    Returns:
+        The codec, and for reference codecs where their pictures come from. Where neither every
+        image has a stored stream nor an encoder is here: None, and the reason.
+
+    Raises:
+        UnknownNameError: If there is no such codec.
+        CodecError: If it is not available.
+
+    Example:
+        >>> from ucip_adapt.data import load_eval_set
+        >>> codec, text = source_of(load_eval_set("GB82-val", limit=1), Setting("webp", 10))
+        >>> codec.spec.name, text
+        ('webp', '')
+    """
+    codec = require_codec(setting.codec)
+    if not isinstance(codec, StoredCodec):
+        return codec, ""
+    images = [image.lr for image in image_set.images]
+    chosen = codec.for_images(images, setting.quality)
+    if chosen is None:
+        count = codec.count(images, setting.quality)
+        return None, f"{count} of {len(images)} images have {codec.source}, and no encoder is here"
+    return chosen, codec.source if isinstance(chosen, StoredCodec) else chosen.available().version
 
 
 def _check_names(kind: str, names: Iterable[str]) -> None:
@@ -203,11 +258,9 @@ def _check_names(kind: str, names: Iterable[str]) -> None:
 def _score_image(
     methods: dict[str, Upscale],
     image: EvalImage,
-    setting: Setting,
+    lq: NDArray[np.uint8],
     protocols: Sequence[str],
-    cache: ArrayCache,
 ) -> dict[str, dict[str, tuple[float, float]]]:
-    lq = compress_lr(image.lr, setting, cache)
     scores: dict[str, dict[str, tuple[float, float]]] = {}
     for method, upscale in methods.items():
         sr = upscale(lq)
@@ -224,6 +277,7 @@ def _means(
     sets: Sequence[EvalSet],
     settings: Sequence[Setting],
     protocols: Sequence[str],
+    sources: dict[tuple[str, Setting], str],
 ) -> list[ScoreRow]:
     means = []
     for method in methods:
@@ -235,7 +289,8 @@ def _means(
                     if row["dataset"] == image_set.name and tuple(row["setting"]) == tuple(setting)
                 ]
                 for protocol in protocols:
-                    psnrs, ssims = zip(*(scores[protocol] for scores in cell), strict=True)
+                    psnrs = [scores[protocol][0] for scores in cell]
+                    ssims = [scores[protocol][1] for scores in cell]
                     means.append(
                         ScoreRow(
                             method=method,
@@ -243,9 +298,10 @@ def _means(
                             codec=setting.codec,
                             quality=setting.quality,
                             protocol=protocol,
-                            psnr_db=fmean(psnrs),
-                            ssim=fmean(ssims),
+                            psnr_db=fmean(psnrs) if psnrs else math.nan,
+                            ssim=fmean(ssims) if ssims else math.nan,
                             images=len(cell),
+                            source=sources[image_set.name, setting],
                         )
                     )
     return means
@@ -311,7 +367,8 @@ def mean_psnr(rows: Iterable[ScoreRow], method: str, protocol: str = "y-c4") -> 
         protocol: Protocol id.
 
     Returns:
-        The mean of the cells' means, in dB; cells count alike, whatever number of images they have.
+        The mean of the cells' means, in dB; cells count alike, whatever number of images they have,
+        and those without a score not at all.
 
     Raises:
         ConfigError: If there is no such cell.
@@ -321,7 +378,7 @@ def mean_psnr(rows: Iterable[ScoreRow], method: str, protocol: str = "y-c4") -> 
         >>> mean_psnr(rows, "base")
         21.5
     """
-    values = [r.psnr_db for r in rows if r.method == method and r.protocol == protocol]
+    values = [r.psnr_db for r in rows if r.method == method and r.protocol == protocol and r.images]
     if not values:
         raise ConfigError(f"no scores of '{method}' under protocol {protocol}")
     return fmean(values)
@@ -336,7 +393,8 @@ def summarise(rows: Sequence[ScoreRow], *, protocol: str = "y-c4", reference: st
         reference: The method that gains are counted from.
 
     Returns:
-        Lines of text; the columns are the methods, the reference first.
+        Lines of text; the columns are the methods, the reference first. A dash stands where there
+        is no score; the lines below the table say why, and where pictures were read from.
 
     Raises:
         ConfigError: If the reference has no scores under the protocol.
@@ -364,9 +422,17 @@ def summarise(rows: Sequence[ScoreRow], *, protocol: str = "y-c4", reference: st
     lines = [f"PSNR in dB, protocol {protocol}, gain over {reference} in brackets", head]
     for dataset, codec, quality in dict.fromkeys((r.dataset, r.codec, r.quality) for r in chosen):
         start = cells[dataset, codec, quality, reference]
-        line = f"{dataset:<{first}}{f'{codec} {quality}':<10}{start:>{widths[0]}.3f}"
+        line = f"{dataset:<{first}}{f'{codec} {quality}':<10}{_or_dash(start, '.3f'):>{widths[0]}}"
         for method, width in zip(order[1:], widths[1:], strict=True):
             value = cells[dataset, codec, quality, method]
-            line += f"{f'{value:.3f} ({value - start:+.3f})':>{width}}"
+            gain = f"{value:.3f} ({value - start:+.3f})"
+            line += f"{'-' if math.isnan(value) else gain:>{width}}"
         lines.append(line)
-    return "\n".join(lines)
+    notes = dict.fromkeys(
+        f"{row.codec} on {row.dataset}: {row.source}" for row in chosen if row.source
+    )
+    return "\n".join([*lines, *notes])
+
+
+def _or_dash(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)

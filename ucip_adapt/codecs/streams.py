@@ -11,15 +11,14 @@ import csv
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from ucip_adapt.codecs import CODECS
 from ucip_adapt.codecs.base import Availability, CodecSpec, Degraded, check_rgb
 from ucip_adapt.codecs.pyav import decode_rgb, pyav
 from ucip_adapt.codecs.reference import HM, VTM, ReferenceCodec
-from ucip_adapt.errors import CodecError, DataError, unknown_name
+from ucip_adapt.errors import CodecError, ConfigError, DataError, unknown_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +31,7 @@ __all__ = [
     "StreamIndex",
     "embedded_streams",
     "open_streams",
+    "streams_codec",
     "use_streams",
 ]
 
@@ -214,6 +214,7 @@ class StoredCodec:
         reference: The codec.
         indexes: Where to look, one after the other.
         may_encode: Whether the encoder may step in for images without a stream.
+        name: Name of the codec; empty is that of the encoder.
 
     Example:
         >>> codec = open_streams("hm", [embedded_streams()])
@@ -224,11 +225,12 @@ class StoredCodec:
     reference: ReferenceCodec
     indexes: tuple[StreamIndex, ...]
     may_encode: bool = True
+    name: str = ""
 
     @property
     def spec(self) -> CodecSpec:
         """As of the encoder: the streams are its own."""
-        return self.reference.spec
+        return replace(self.reference.spec, name=self.name or self.reference.spec.name)
 
     @property
     def source(self) -> str:
@@ -296,7 +298,7 @@ class StoredCodec:
             What to code all of them with; None if neither will do.
         """
         if self.count(images, quality) == len(images):
-            return StoredCodec(self.reference, self.indexes, may_encode=False)
+            return replace(self, may_encode=False)
         return self.reference if self.reference.available().ok else None
 
     def count(self, images: Iterable[NDArray[np.uint8]], quality: int) -> int:
@@ -350,6 +352,8 @@ def use_streams(names: Iterable[str], data_root: Path | None) -> None:
     folders = [embedded_streams()]
     if data_root is not None and (data_root / "reference_streams" / "index.csv").is_file():
         folders.append(data_root / "reference_streams")
+    from ucip_adapt.codecs import CODECS  # the table names this module
+
     for name in names:
         if name in REFERENCE:
             CODECS[name] = open_streams(name, folders)
@@ -379,6 +383,33 @@ def open_streams(name: str, folders: Iterable[Path]) -> StoredCodec:
             f"no {reference.software} streams in {', '.join(str(i.folder) for i in indexes)}"
         )
     return StoredCodec(reference, holding)
+
+
+def streams_codec(text: str) -> StoredCodec:
+    """Make a codec of ``streams:hm=FOLDER`` or ``streams:vtm=FOLDER``.
+
+    Args:
+        text: The whole text; it is the codec's name.
+
+    Returns:
+        The codec; it never encodes.
+
+    Raises:
+        ConfigError: If the text cannot be understood.
+        DataError: If the index is damaged, or holds no stream of this codec.
+        UnknownNameError: If the codec has no stored streams.
+
+    Example:
+        >>> streams_codec("streams:hm")
+        Traceback (most recent call last):
+        ...
+        ucip_adapt.errors.ConfigError: 'streams:hm': write streams:hm=FOLDER or streams:vtm=FOLDER
+    """
+    name, equals, folder = text.removeprefix("streams:").partition("=")
+    if not equals or not folder:
+        raise ConfigError(f"'{text}': write streams:hm=FOLDER or streams:vtm=FOLDER")
+    codec = open_streams(name, [Path(folder).expanduser()])
+    return replace(codec, may_encode=False, name=text)
 
 
 def _sha256(pixels: NDArray[np.uint8]) -> str:

@@ -189,9 +189,11 @@ def score_table(rows: Sequence[Mapping[str, Any]], *, protocol: str, reference: 
         line = [key[0], f"{key[1]} {key[2]}"]
         for method in methods:
             cell = cells[(*key, method)]
-            line.append(f"{cell['psnr_db']:.2f} / {cell['ssim']:.3f}")
-        gain = cells[(*key, methods[-1])]["psnr_db"] - cells[(*key, reference)]["psnr_db"]
-        lines.append(f"| {' | '.join(line)} | {gain:+.2f} |")
+            known = cell["psnr_db"] is not None
+            line.append(f"{cell['psnr_db']:.2f} / {cell['ssim']:.3f}" if known else "-")
+        ends = [cells[(*key, method)]["psnr_db"] for method in (methods[-1], reference)]
+        line.append("-" if None in ends else f"{ends[0] - ends[1]:+.2f}")
+        lines.append(f"| {' | '.join(line)} |")
     return "\n".join(lines)
 
 

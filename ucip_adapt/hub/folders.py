@@ -132,7 +132,7 @@ def _summary(record: Mapping[str, Any]) -> dict[str, Any]:
     """Mean PSNR (y-c4) by set and method, for the adapter's own configuration."""
     sums: dict[str, dict[str, list[float]]] = {}
     for row in record["scores"]["rows"]:
-        if row["protocol"] == "y-c4":
+        if row["protocol"] == "y-c4" and row["psnr_db"] is not None:
             methods = sums.setdefault(row["dataset"], {})
             methods.setdefault(row["method"], []).append(row["psnr_db"])
     return {

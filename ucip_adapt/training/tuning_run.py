@@ -12,9 +12,12 @@ import numpy as np
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
+from ucip_adapt.codecs import get_codec
+from ucip_adapt.codecs.streams import StoredCodec, use_streams
 from ucip_adapt.data import EvalSet, Setting, load_eval_set, parse_settings
 from ucip_adapt.data.benchmarks import data_root
 from ucip_adapt.data.degrade import compress_lr, require_codec
+from ucip_adapt.errors import DataError
 from ucip_adapt.evaluation import (
     ScoreRow,
     Upscale,
@@ -22,12 +25,13 @@ from ucip_adapt.evaluation import (
     evaluate_sets,
     mean_psnr,
     network_upscaler,
+    source_of,
     summarise,
 )
 from ucip_adapt.hub.pictures import comparison_picture
 from ucip_adapt.models import UCIP
 from ucip_adapt.training.options import TuningOptions
-from ucip_adapt.training.run import cache_of, hardware_line, say, training_paths
+from ucip_adapt.training.run import cache_of, hardware_line, images_line, say
 
 __all__ = ["PROTOCOL_IDS", "Adaptation", "describe", "load_sets", "tuning_settings"]
 
@@ -38,19 +42,44 @@ PROTOCOL_IDS = ("y-c4", "rgb-c4")
 def tuning_settings(cfg: TuningOptions) -> list[Setting]:
     """The codec at the qualities asked for, or at those of its suite.
 
+    From here on HM and VTM read what is stored of their streams in the data folder.
+
     Raises:
         UcipError: If the codec is unknown or not available, or a quality is out of range.
     """
+    use_streams([cfg.codec], data_root(cfg.data))
     require_codec(cfg.codec)
     return parse_settings(cfg.codec, cfg.qualities or None)
 
 
 def load_sets(cfg: TuningOptions) -> tuple[EvalSet, list[EvalSet]]:
-    """The validation set and the sets to be measured on, loaded before the training starts."""
+    """The validation set and the sets to be measured on, loaded before the training starts.
+
+    Raises:
+        DataError: If an image cannot be used, or there is no way to get the codec's version of
+            the validation images or of any set.
+    """
     root = data_root(cfg.data)
     sets = {name: load_eval_set(name, root, limit=cfg.max_eval_images) for name in cfg.evaluate_on}
     validation = sets.get(cfg.validation_data_dir)
-    return validation or load_eval_set(cfg.validation_data_dir, root), list(sets.values())
+    validation = validation or load_eval_set(cfg.validation_data_dir, root)
+    for kind, needed in (
+        ("--validation_data_dir", [validation]),
+        ("--evaluate_on", list(sets.values())),
+    ):
+        reasons = [_cannot_be_coded(one, cfg) for one in needed]
+        if reasons and all(reasons):
+            raise DataError(f"{kind}: {reasons[0]}")
+    return validation, list(sets.values())
+
+
+def _cannot_be_coded(image_set: EvalSet, cfg: TuningOptions) -> str:
+    """Why a set has no score under the codec; empty if it has."""
+    for setting in parse_settings(cfg.codec, cfg.qualities or None):
+        codec, reason = source_of(image_set, setting)
+        if codec is None:
+            return f"{image_set.name} at {setting}: {reason}"
+    return ""
 
 
 def describe(
@@ -68,8 +97,8 @@ def describe(
     total = sum(tensor.numel() for tensor in base.base_tensors().values())
     say(
         accelerator,
-        f"images     {len(training_paths(cfg))} from {', '.join(cfg.train_data_dir)}",
-        f"codec      {cfg.codec} at {', '.join(str(s.quality) for s in settings)}",
+        f"images     {images_line(cfg)}",
+        f"codec      {cfg.codec} at {', '.join(str(s.quality) for s in settings)}{_source(cfg)}",
         f"base       {cfg.pretrained_model_name_or_path}: {base.config.num_blocks} blocks, prompt "
         f"'{base.config.prompt}', {total:,} parameters, fingerprint {base.fingerprint[:12]}",
         f"protocol   {protocol}",
@@ -80,6 +109,11 @@ def describe(
         f"{cfg.patch_size} x {cfg.patch_size} LQ pixels, rate {cfg.learning_rate:g}",
         f"hardware   {hardware_line()}",
     )
+
+
+def _source(cfg: TuningOptions) -> str:
+    codec = get_codec(cfg.codec)
+    return f" ({codec.source})" if isinstance(codec, StoredCodec) else ""
 
 
 @dataclass(frozen=True)
@@ -154,7 +188,10 @@ class Adaptation:
         """One phrase: what tuning gained, per set."""
         phrases = []
         for dataset in dict.fromkeys(row.dataset for row in rows):
-            own = [row for row in rows if row.dataset == dataset]
+            own = [row for row in rows if row.dataset == dataset and row.images]
+            if not own:
+                phrases.append(f"{dataset} -")
+                continue
             after = mean_psnr(own, self.label)
             phrases.append(
                 f"{dataset} {after - mean_psnr(own, 'base'):+.3f} dB over the base, "
