@@ -167,6 +167,12 @@ class DynamicLayer(nn.Module, BaseTunerLayer):
         order = torch.tensor([i for images in places.values() for i in images], device=x.device)
         return torch.cat(parts)[order.argsort()]
 
+    @property
+    def active_module(self) -> nn.Module:
+        """The module that computes now: the active adapter's, or the base's."""
+        replacement = self._replacements.get(self._current())
+        return self.base_layer if replacement is None else replacement
+
     def _current(self) -> str:
         if self.disable_adapters or self.merged or not self.active_adapters:
             return BASE
