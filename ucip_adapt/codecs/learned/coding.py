@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -23,6 +24,7 @@ from ucip_adapt.codecs.learned.tables import (
 
 __all__ = ["Coder", "Constants", "make_constants", "make_tables", "single_thread"]
 
+_ONE_AT_A_TIME = threading.RLock()
 _HYPER_REACH = 24  # of the side information's tables, in steps
 
 
@@ -63,19 +65,24 @@ def make_tables(network: TinyNetwork) -> Tables:
     # In double, so that a far tail is not lost.
     mass = prior.double().probability(grid, torch.arange(config.rates))[:, :, 0].numpy()
     prior.float()
-    own = [frequencies(np.append(row, 0.0) / max(1.0, row.sum())) for rows in mass for row in rows]
+    own = [frequencies(np.append(row, 0.0)) for rows in mass for row in rows]
     return Tables([*gaussians, *own])
 
 
 @contextmanager
 def single_thread() -> Iterator[None]:
-    """Compute in one thread meanwhile: additions then have one order, and the pixels are fixed."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    """Compute in one thread meanwhile: additions then have one order, and the pixels are fixed.
+
+    Torch keeps the number for the whole process, so that callers in several threads take turns;
+    to code many images at once, use processes.
+    """
+    with _ONE_AT_A_TIME:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 class Coder:

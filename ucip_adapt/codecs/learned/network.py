@@ -242,16 +242,19 @@ class TinyNetwork(nn.Module):
     def forward(self, images: Tensor, rate: Tensor) -> TrainingPass:
         """Estimate rate and decoded image, with gradients.
 
-        Rates see uniform noise, the decoder sees rounded values with the gradient passed through.
+        While training, rates see uniform noise and the decoder rounded values with the gradient
+        passed through. In evaluation both see rounded values, and the bits are those of a stream
+        but for its header; the noise overestimates them, the more the lower the rate.
 
         Args:
             images: ``(B, 3, H, W)`` in [0, 1], sides multiples of 8.
             rate: Row of each image, ``(B,)``.
         """
+        blur = _noisy if self.training else torch.round
         y = self.analysis(images - 0.5, rate)
         step = self.log_hyper_step[rate].exp()[:, :, None, None]
         z = self.hyper_analysis(y, rate) / step
-        bits = self.prior.bits(_noisy(z), rate).sum(dim=(1, 2, 3))
+        bits = self.prior.bits(blur(z), rate).sum(dim=(1, 2, 3))
         features = self.hyper(_rounded(z) * step, rate, (y.shape[-2], y.shape[-1]))
         steps = self.log_step[rate].exp()[:, :, None, None]
         shift = self.index_shift[rate][:, :, None, None]
@@ -260,7 +263,7 @@ class TinyNetwork(nn.Module):
         def resolve(mean: Tensor, index: Tensor, part: Part) -> Tensor:
             own = steps[:, part.channels]
             values = (y[:, part.channels] - mean) / own
-            cost = gaussian_bits(_noisy(values), (index + shift[:, part.channels]) * INDEX_SPREAD)
+            cost = gaussian_bits(blur(values), (index + shift[:, part.channels]) * INDEX_SPREAD)
             decoded = mean + _rounded(values) * own
             if part.mask is not None:
                 cost, decoded = cost * part.mask, decoded * part.mask

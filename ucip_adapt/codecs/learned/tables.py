@@ -36,15 +36,19 @@ def frequencies(probabilities: NDArray[np.float64]) -> NDArray[np.uint16]:
     """Whole frequencies, none of them 0, that sum to :data:`TOTAL`.
 
     Args:
-        probabilities: One for each symbol, at least two, summing to 1 or a little less.
+        probabilities: One for each symbol, at least two; scaled to sum to 1.
 
     Example:
         >>> frequencies(np.array([0.75, 0.25, 0.0]))
         array([49151, 16384,     1], dtype=uint16)
     """
     count = len(probabilities)
-    whole = np.floor(probabilities * (TOTAL - count) + 0.5).astype(np.int64) + 1
-    whole[np.argmax(whole)] += TOTAL - whole.sum()
+    share = probabilities / probabilities.sum() * (TOTAL - count)
+    whole = np.floor(share).astype(np.int64)
+    # What rounding down leaves goes to the largest remainders, ties to the first.
+    left = TOTAL - count - int(whole.sum())
+    whole[np.argsort(whole - share, kind="stable")[:left]] += 1
+    whole += 1
     return whole.astype(np.uint16)
 
 
