@@ -74,6 +74,11 @@ class TrainingOptions:
         None, "Average the trained weights with this decay and keep the average.", maximum=1.0
     )
     mixed_precision: Literal["no", "bf16", "fp16"] = option("no", "Autocast type.")
+    matmul_precision: Literal["highest", "high", "medium"] | None = option(
+        None,
+        "torch.set_float32_matmul_precision for the process: medium is quicker, on some CPUs and "
+        "GPUs by rounding factors to bfloat16; default: PyTorch's.",
+    )
     gradient_checkpointing: bool = option(False, "Recompute activations: less memory, more time.")
     nonfinite: NonFinitePolicy = option(
         "skip", "A non-finite loss or gradient skips its step, or stops the run."
