@@ -10,7 +10,7 @@ from ucip_adapt.errors import UnknownNameError
 from ucip_adapt.models import deform_sample_1d
 
 AXES = ("horizontal", "vertical")
-METHODS = ("grid", "gather")
+METHODS = ("grid", "gather", "fused")
 LETTER = {"horizontal": "w", "vertical": "h"}
 
 pytestmark = [pytest.mark.parametrize("axis", AXES), pytest.mark.parametrize("method", METHODS)]
@@ -179,5 +179,5 @@ def test_refuses_shapes_that_do_not_fit(axis, method):
             deform_sample_1d(x, torch.zeros(shape), axis=axis, method=method)
     with pytest.raises(UnknownNameError, match=r"unknown axis 'diagonal'.*horizontal, vertical"):
         deform_sample_1d(x, x, axis="diagonal", method=method)
-    with pytest.raises(UnknownNameError, match=r"unknown sampling method 'grids'.*gather, grid"):
+    with pytest.raises(UnknownNameError, match=r"unknown sampling method 'grids'.*fused, gather"):
         deform_sample_1d(x, x, axis=axis, method="grids")
