@@ -54,8 +54,8 @@ class UCIPConfig:
             paper has none.
         last_conv_scale: Factor on the last convolution's initial weights; below 1 a network with a
             global skip starts near it.
-        sampler: ``"grid"``, ``"gather"`` (the reference) or ``"fused"`` (kernels for CUDA and, compiled
-            on demand, for the CPU); the same function to rounding.
+        sampler: ``"grid"``, ``"gather"`` (the reference) or ``"fused"`` (kernels for CUDA and,
+            compiled on demand, for the CPU); the same function to rounding.
         window: Side in LQ pixels of the overlapping windows in which :meth:`UCIP.upscale` works;
             None is the whole image, the paper's way. Chosen per base on validation images.
         window_stride: Step between windows in LQ pixels; None is five sixths of a window.
