@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
+from pathlib import Path
 
 import numpy as np
 import PIL
@@ -12,7 +14,9 @@ from PIL import Image, JpegImagePlugin, features
 
 from ucip_adapt.codecs import CODECS, get_codec, list_codecs
 from ucip_adapt.codecs.base import fingerprint_digest
-from ucip_adapt.codecs.pillow import JPEG, WEBP
+from ucip_adapt.codecs.heic import HEIC
+from ucip_adapt.codecs.jpegxl import JPEGXL, distance_of
+from ucip_adapt.codecs.pillow import AVIF, JPEG, JPEG2000, WEBP
 from ucip_adapt.errors import CodecError, UnknownNameError
 
 
@@ -45,6 +49,63 @@ def test_bytes_and_pixels_are_pillows_with_the_options_of_the_suite(
         coded = codec.roundtrip(lr, quality)
         assert coded.num_bytes == len(buffer.getvalue())
         np.testing.assert_array_equal(coded.pixels, np.asarray(Image.open(buffer).convert("RGB")))
+
+
+@pytest.mark.parametrize("name", ["avif", "jpeg2000", "jpegxl", "heic"])
+def test_the_settings_are_those_found_to_spend_the_bits_of_webp(name: str, repo_root: Path) -> None:
+    record = json.loads((repo_root / "results" / "matched_rates.json").read_text())
+    found = record["scores"]["settings"][name]
+    assert list(found) == [str(quality) for quality in WEBP.spec.qualities]
+    assert tuple(row["setting"] for row in found.values()) == CODECS[name].spec.qualities
+    assert all(abs(row["off_percent"]) < 5 for row in found.values())
+
+
+def test_avif_and_jpeg_2000_are_pillows_with_the_options_that_matter(lr: np.ndarray) -> None:
+    for codec, quality, options in (
+        (AVIF, 45, {"quality": 45, "speed": 6, "subsampling": "4:2:0", "max_threads": 1}),
+        (JPEG2000, 277, {"quality_mode": "dB", "quality_layers": [27.7], "mct": 1}),
+    ):
+        buffer = io.BytesIO()
+        more = {"irreversible": True} if codec is JPEG2000 else {}
+        Image.fromarray(lr).save(buffer, codec.pillow_format, **options, **more)
+        coded = codec.roundtrip(lr, quality)
+        assert coded.stream == buffer.getvalue()
+        np.testing.assert_array_equal(coded.pixels, np.asarray(Image.open(buffer).convert("RGB")))
+
+
+def test_colour_transform_of_jpeg_2000_saves_bits(lr: np.ndarray) -> None:
+    """Pillow leaves it out unless told otherwise."""
+    apart = dataclasses.replace(JPEG2000, options=(("irreversible", True), ("mct", 0)))
+    together, separate = JPEG2000.roundtrip(lr, 277), apart.roundtrip(lr, 277)
+    assert together.num_bytes < 0.8 * separate.num_bytes
+
+
+def test_streams_are_what_another_decoder_reads(lr: np.ndarray) -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+    for codec, decode in ((JPEG, imagecodecs.jpeg8_decode), (WEBP, imagecodecs.webp_decode)):
+        coded = codec.roundtrip(lr, 30)
+        np.testing.assert_array_equal(decode(coded.stream), coded.pixels)
+
+
+def test_heic_does_not_depend_on_the_number_of_cores(lr: np.ndarray) -> None:
+    """With wavefronts, x265's default where it has threads, the bytes differ from none."""
+    library = pytest.importorskip("pillow_heif")
+    coded = HEIC.roundtrip(lr, 31)
+    default = io.BytesIO()
+    library.encode("RGB", (144, 144), lr.tobytes(), default, quality=31, chroma=420)
+    assert len(default.getvalue()) != coded.num_bytes
+    assert dict(HEIC.encoder_options)["x265:wpp"] == "0"
+    image = library.open_heif(io.BytesIO(coded.stream))
+    np.testing.assert_array_equal(np.asarray(image.to_pillow().convert("RGB")), coded.pixels)
+
+
+def test_quality_of_jpeg_xl_follows_libjxl(lr: np.ndarray) -> None:
+    """As documented for `cjxl`: -q 90 is a distance of 1, -q 30 one of 6.4."""
+    imagecodecs = pytest.importorskip("imagecodecs")
+    assert [round(distance_of(quality), 3) for quality in (100, 90, 30)] == [0.1, 1.0, 6.4]
+    assert 6.4 < distance_of(29) < distance_of(20) == pytest.approx(9.067, abs=1e-3)
+    stream = imagecodecs.jpegxl_encode(lr, distance=1.0, effort=7, numthreads=1)
+    assert JPEGXL.roundtrip(lr, 90).stream == stream
 
 
 def test_jpeg_halves_the_chroma(lr: np.ndarray) -> None:

@@ -45,7 +45,8 @@ class CodecSpec:
         qualities: The values that the suites use, from the worst picture to the best.
         quality_range: Smallest and largest value that the codec takes.
         extra: pip extra that brings the library; None if no extra does.
-        faithful: True only for the paper's own codec, False for a stand-in.
+        faithful: False for a stand-in, which fills the slot of another codec in the paper's suite:
+            x265 that of HM, a tiny codec that of a large one.
 
     Example:
         >>> CodecSpec("webp", "webp", "quality", (10, 40), (0, 100)).check_quality(101)
