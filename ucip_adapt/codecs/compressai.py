@@ -150,15 +150,10 @@ class CompressAICodec:
     def _files(self) -> dict[int, Path]:
         source = self.weights or os.environ.get(self.variable)
         if source and source != "zoo":
-            return _find(source, self.spec.qualities)
+            return find_weights(source, {q: (str(q),) for q in self.spec.qualities})
         if self.zoo is None:
             raise CodecError(f"{self.variable} is not set, and there are no released ones")
         return _zoo_files(*self.zoo, self.spec.qualities, fetch=source == "zoo")
-
-
-@functools.lru_cache(maxsize=8)
-def _find(source: str, qualities: tuple[int, ...]) -> dict[int, Path]:
-    return find_weights(source, {q: (str(q),) for q in qualities})
 
 
 def _zoo_files(

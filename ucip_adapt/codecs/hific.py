@@ -147,12 +147,7 @@ class HificCodec:
         source = self.weights or os.environ.get(VARIABLE)
         if not source:
             raise CodecError(f"{VARIABLE} is not set")
-        return _find(source)
-
-
-@functools.lru_cache(maxsize=8)
-def _find(source: str) -> dict[int, Path]:
-    return find_weights(source, {q: (rate.name, str(q)) for q, rate in RATES.items()})
+        return find_weights(source, {q: (rate.name, str(q)) for q, rate in RATES.items()})
 
 
 @functools.lru_cache(maxsize=1)

@@ -106,9 +106,9 @@ class Generator(nn.Module):
         latent_channels: Channels of the latents.
 
     Example:
-        >>> with torch.device("meta"):
-        ...     sum(p.numel() for p in Generator(num_blocks=9).parameters())
-        156774683
+        >>> small = Generator(num_blocks=1, filters=(4, 4, 4, 4, 8), latent_channels=6)
+        >>> small(torch.rand(1, 6, 2, 3)).shape
+        torch.Size([1, 3, 32, 48])
     """
 
     def __init__(

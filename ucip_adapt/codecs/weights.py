@@ -48,7 +48,7 @@ def find_weights(source: str, stems: Mapping[int, tuple[str, ...]]) -> dict[int,
     if not folder.is_dir():
         if not _HUB_ID.fullmatch(source):
             raise CodecError(f"there is no folder '{source}'")
-        folder = _download(source, stems)
+        folder = _download(source, tuple(name for names in stems.values() for name in names))
     found: dict[int, Path] = {}
     missing = []
     for quality, names in stems.items():
@@ -66,12 +66,11 @@ def find_weights(source: str, stems: Mapping[int, tuple[str, ...]]) -> dict[int,
     return found
 
 
-def _download(repo_id: str, stems: Mapping[int, tuple[str, ...]]) -> Path:
+@functools.cache
+def _download(repo_id: str, names: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = [
-        f"{name}{suffix}" for names in stems.values() for name in names for suffix in SUFFIXES
-    ]
+    patterns = [f"{name}{suffix}" for name in names for suffix in SUFFIXES]
     try:
         return Path(snapshot_download(repo_id, allow_patterns=patterns))
     except Exception as error:  # the Hub's own errors, and those of requests and sockets below
