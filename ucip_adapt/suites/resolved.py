@@ -139,5 +139,6 @@ def _fill(slot: Slot, *, strict: bool, allow_command: bool) -> FilledSlot:
         get_codec(slot.codec, allow_command=allow_command)  # known from now on, in this process
         require_codec(slot.codec)
         return FilledSlot(slot, slot.codec)
+    get_codec(slot.codec)  # a family is no codec
     found = resolve(slot.codec, strict=strict)
     return FilledSlot(slot, found.got, found.reason)
