@@ -292,7 +292,9 @@ def fused_matrices(mixer: TokenMixer, means: list[Tensor]) -> tuple[list[Tensor]
     pooled = torch.stack(mapped).sum(dim=0)
     weights = mixer.fusion(pooled[None]).view(mixer.dim, mixer.branches).softmax(dim=-1)
     # Row 0 is the answer to zero, the others to the unit vectors.
-    probes = torch.eye(mixer.dim + 1, mixer.dim, device=pooled.device, dtype=pooled.dtype).roll(1, 0)
+    probes = torch.eye(mixer.dim + 1, mixer.dim, device=pooled.device, dtype=pooled.dtype).roll(
+        1, 0
+    )
     probes[0] = 0
     zero = torch.zeros_like(probes)
     matrices = []
