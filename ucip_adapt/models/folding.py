@@ -85,7 +85,8 @@ def _is_plain(module: nn.Module) -> bool:
 
 def is_traced() -> bool:
     """Whether a compiler or an exporter is looking: sizes may be symbols then."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return torch.compiler.is_compiling() or tracing
 
 
 def needs_graph(module: nn.Module, *tensors: Tensor) -> bool:

@@ -1,15 +1,15 @@
-"""Instance norm and SPADE's modulation of channels-last features, with few passes over memory."""
+"""Parts of a PTMM that keep less for backward than autograd would, and pass memory fewer times."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ucip_adapt.models.folding import is_traced
+from ucip_adapt.models.folding import is_plain, is_traced
 
-__all__ = ["modulate"]
+__all__ = ["add_convolved", "convolve", "modulate"]
 
 
 def modulate(x: Tensor, gamma: Tensor, beta: Tensor, *, eps: float) -> Tensor:
@@ -83,7 +83,7 @@ class _Modulation(torch.autograd.Function):
         return _scale_and_shift(normalised, gamma, beta)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(
         ctx: Any,  # noqa: ANN401
         grad: Tensor,
@@ -106,3 +106,126 @@ class _Modulation(torch.autograd.Function):
             scaled.sub_(mean_scaled).addcmul_(normalised, mean_product, value=-1)
             of_x = scaled.mul_(scale)
         return of_x, of_gamma, of_beta, None
+
+
+def add_convolved(
+    mixed: Tensor, share: Tensor, convolved: Tensor, z: Tensor, conv: nn.Conv2d
+) -> Tensor:
+    """``mixed + share * convolved``; backward makes ``convolved`` again instead of keeping it.
+
+    A depth-wise convolution costs little, and its input is kept anyway.
+
+    Args:
+        mixed: Shape ``(B, H, W, C)``.
+        share: Shape ``(B, 1, 1, C)``.
+        convolved: ``conv(z)``, shape ``(B, H, W, C)``.
+        z: Input of the convolution, shape ``(B, H, W, C)``.
+        conv: The convolution.
+
+    Returns:
+        The shape of ``mixed``.
+
+    Example:
+        >>> z, conv = torch.ones(1, 3, 3, 2), nn.Conv2d(2, 2, 1, groups=2)
+        >>> convolved = conv(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        >>> out = add_convolved(z, torch.full((1, 1, 1, 2), 0.5), convolved, z, conv)
+        >>> torch.allclose(out, z + 0.5 * convolved)
+        True
+    """
+    added: Tensor = _AddConvolved.apply(mixed, share, convolved, z.detach(), conv)  # type: ignore[no-untyped-call]
+    return added
+
+
+class _AddConvolved(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        mixed: Tensor,
+        share: Tensor,
+        convolved: Tensor,
+        z: Tensor,
+        conv: nn.Conv2d,
+    ) -> Tensor:
+        ctx.save_for_backward(share, z, conv.weight, conv.bias)
+        ctx.conv = conv
+        ctx.dtypes = mixed.dtype, convolved.dtype
+        return torch.addcmul(mixed, convolved, share)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(
+        ctx: Any,  # noqa: ANN401
+        grad: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        share, z, weight, bias = ctx.saved_tensors
+        mixed_dtype, dtype = ctx.dtypes
+        planes = z.permute(0, 3, 1, 2).to(dtype)
+        convolved = torch.conv2d(
+            planes,
+            weight.to(dtype),
+            bias.to(dtype),
+            padding=ctx.conv.padding,
+            groups=ctx.conv.groups,
+        ).permute(0, 2, 3, 1)
+        of_share = (grad * convolved).sum(dim=(1, 2), keepdim=True).to(share.dtype)
+        return grad.to(mixed_dtype), of_share, (grad * share).to(dtype), None, None
+
+
+def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """``conv(x)``, which does not keep ``x`` for backward where the convolution is frozen.
+
+    Args:
+        conv: A convolution with a bias.
+        x: Planes ``(B, C, H, W)``.
+
+    Returns:
+        ``conv(x)``.
+
+    Example:
+        >>> conv = nn.Conv2d(2, 3, 3).requires_grad_(False)
+        >>> convolve(conv, torch.zeros(1, 2, 5, 5)).shape
+        torch.Size([1, 3, 3, 3])
+    """
+    frozen = x.requires_grad and torch.is_grad_enabled() and not is_traced() and is_plain(conv)
+    if frozen and not any(parameter.requires_grad for parameter in conv.parameters()):
+        convolved: Tensor = _FrozenConvolution.apply(x, conv)  # type: ignore[no-untyped-call]
+        return convolved
+    return cast(Tensor, conv(x))
+
+
+class _FrozenConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        x: Tensor,
+        conv: nn.Conv2d,
+    ) -> Tensor:
+        out = cast(Tensor, conv(x))
+        ctx.save_for_backward(conv.weight)
+        ctx.conv, ctx.layout, ctx.dtypes = conv, (x.shape, x.stride()), (x.dtype, out.dtype)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(
+        ctx: Any,  # noqa: ANN401
+        grad: Tensor,
+    ) -> tuple[Tensor, None]:
+        (weight,) = ctx.saved_tensors
+        conv, (x_dtype, dtype) = ctx.conv, ctx.dtypes
+        # The values of the input are not read, only its size and its layout.
+        size, stride = ctx.layout
+        of_x, _, _ = torch.ops.aten.convolution_backward(
+            grad.to(dtype),
+            torch.empty_strided(size, stride, dtype=dtype, device=grad.device),
+            weight.to(dtype),
+            None,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            False,
+            [0, 0],
+            conv.groups,
+            [True, False, False],
+        )
+        return of_x.to(x_dtype), None

@@ -7,7 +7,7 @@ copy, and a permuted view is what convolutions call ``torch.channels_last``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +22,8 @@ from ucip_adapt.models.folding import (
     is_traced,
     needs_graph,
 )
-from ucip_adapt.models.modulation import modulate
-from ucip_adapt.models.sampling import Axis, Sampler, deform_sample_1d
+from ucip_adapt.models.modulation import add_convolved, convolve, modulate
+from ucip_adapt.models.sampling import Sampler, deform_sample_axes
 
 __all__ = [
     "MLP",
@@ -37,9 +37,6 @@ __all__ = [
 
 _PIXELS = 2048
 """Pixels that go through an MLP at once on a CPU, where nothing is kept for backward."""
-
-_HORIZONTAL: Final[Axis] = "horizontal"
-_VERTICAL: Final[Axis] = "vertical"
 
 
 def to_channels_first(x: Tensor) -> Tensor:
@@ -69,6 +66,7 @@ class OffsetLayer(nn.Module):
         dim: Channels C of the features.
         prompt_dim: Channels C_p of the prompt.
         share: Neighbouring channels S that share one offset (2 in the released code).
+        planar: Memory layout of the result: planes, or channels last.
 
     Example:
         >>> layer = OffsetLayer(dim=16, prompt_dim=8, share=2)
@@ -76,8 +74,9 @@ class OffsetLayer(nn.Module):
         torch.Size([1, 16, 5, 7])
     """
 
-    def __init__(self, dim: int, prompt_dim: int, share: int) -> None:
+    def __init__(self, dim: int, prompt_dim: int, share: int, *, planar: bool = True) -> None:
         super().__init__()
+        self.planar = planar
         self.dim = dim
         self.prompt_dim = prompt_dim
         self.share = share
@@ -93,7 +92,19 @@ class OffsetLayer(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             dtype = self.linear.weight.dtype
             joined = self.norm(torch.cat([x.to(dtype), prompt.to(dtype)], dim=-1))
-            return to_channels_first(self.linear(joined))
+            if not self.planar:
+                return to_channels_first(self.linear(joined))
+            if not is_plain(self.linear):
+                return to_channels_first(self.linear(joined)).contiguous()
+            # The product writes planes at once, where linear would write pixels to be copied.
+            linear = cast(nn.Linear, effective(self.linear))
+            batch, height, width, inputs = joined.shape
+            planes = torch.baddbmm(
+                linear.bias[:, None],
+                linear.weight.expand(batch, -1, -1),
+                joined.view(batch, height * width, inputs).transpose(1, 2),
+            )
+            return planes.view(batch, -1, height, width)
 
 
 class TokenMixer(nn.Module):
@@ -133,23 +144,21 @@ class TokenMixer(nn.Module):
             return self.fold(*means).apply(branches, residual)
         mapped = self.mapped(branches)
         pooled = torch.stack([branch.mean(dim=(1, 2)) for branch in mapped]).sum(dim=0)  # (B, C)
-        mixed = self.mix(mapped, self.fusion_weights(pooled))
+        mixed = self.mix(mapped, self.fusion_weights(pooled), z)
         return mixed if residual is None else residual + mixed
 
     def branches_of(self, z: Tensor, offset: Tensor) -> list[Tensor]:
         """Sampled along W, sampled along H, convolved: what the linear maps are applied to.
 
-        Shape ``(B, H, W, C)`` each; the sampled ones are views of planes. The last is missing in a
-        mixer without local branch.
+        Shape ``(B, H, W, C)`` each; the sampled ones may be views of planes. A mixer without local
+        branch has two.
         """
         planes = to_channels_first(z)
-        # The samplers read planes; one copy serves both axes.
-        planar = planes.contiguous()
-        offset_h, offset_v = offset.contiguous().chunk(2, dim=1)
-        branches = [
-            to_channels_last(deform_sample_1d(planar, part, axis=axis, method=self.sampler))
-            for part, axis in ((offset_h, _HORIZONTAL), (offset_v, _VERTICAL))
-        ]
+        # Without a graph nobody needs the sampled features as pixels, and planes are quicker.
+        planar = self.sampler != "fused" and not needs_graph(self, z, offset)
+        source = planes.contiguous() if planar else planes
+        sampled = deform_sample_axes(source, offset, method=self.sampler)
+        branches = [to_channels_last(part) for part in sampled]
         if self.local is not None:
             branches.append(to_channels_last(self.local(planes)))
         return branches
@@ -164,13 +173,23 @@ class TokenMixer(nn.Module):
         units: Tensor = self.fusion(pooled)
         return units.view(-1, self.dim, self.branches).softmax(dim=-1)  # unit c * 3 + k
 
-    def mix(self, mapped: Sequence[Tensor], weights: Tensor) -> Tensor:
-        """Weigh the mapped branches and project their sum (Eq. 4)."""
-        mixed = mapped[0] * weights[:, None, None, :, 0]
-        for k, branch in enumerate(mapped[1:], start=1):
-            mixed = torch.addcmul(mixed, branch, weights[:, None, None, :, k])
+    def mix(self, mapped: Sequence[Tensor], weights: Tensor, z: Tensor | None = None) -> Tensor:
+        """Weigh the mapped branches and project their sum (Eq. 4).
+
+        Given the mixer's input ``z``, the local branch is not kept for backward but made again.
+        """
+        shares = weights[:, None, None].unbind(dim=-1)
+        mixed = mapped[0] * shares[0]
+        for branch, share in zip(mapped[1:], shares[1:], strict=True):
+            if branch is mapped[-1] and z is not None and self._may_repeat_local():
+                mixed = add_convolved(mixed, share, branch, z, cast(nn.Conv2d, self.local))
+            else:
+                mixed = torch.addcmul(mixed, branch, share)
         out: Tensor = self.proj(mixed)
         return out
+
+    def _may_repeat_local(self) -> bool:
+        return self.local is not None and is_plain(self.local) and not is_traced()
 
     def fold(
         self, mean_h: Tensor, mean_v: Tensor, mean_local: Tensor | None = None
@@ -253,7 +272,7 @@ class SPADE(nn.Module):
         """Modulate ``(B, H, W, C)`` by prompts ``(B, H, W, C_p)``; returns the shape of ``x``."""
         # Statistics over a whole image in bfloat16 lose digits; autocast would leave them there.
         values = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-        activation = F.relu(self.shared(to_channels_first(prompt)))
+        activation = F.relu(convolve(self.shared, to_channels_first(prompt)))
         gamma = to_channels_last(self.gamma(activation))
         beta = to_channels_last(self.beta(activation))
         return modulate(values, gamma, beta, eps=self.eps)
@@ -293,7 +312,8 @@ class PTMM(nn.Module):
         sampler: Sampler,
     ) -> None:
         super().__init__()
-        self.offset = OffsetLayer(dim, prompt_dim, share) if has_offset else None
+        planar = sampler != "fused"
+        self.offset = OffsetLayer(dim, prompt_dim, share, planar=planar) if has_offset else None
         self.norm1 = nn.LayerNorm(dim)
         self.mixer = TokenMixer(dim, local=local, sampler=sampler)
         self.norm2 = nn.LayerNorm(dim)
@@ -314,7 +334,7 @@ class PTMM(nn.Module):
         """Add norm and MLP in place, a piece at a time: the wide tensor in between stays small."""
         fc1, fc2 = (cast(nn.Linear, effective(part)) for part in (self.mlp.fc1, self.mlp.fc2))
         pixels = x.view(-1, x.shape[-1])
-        for piece in pixels.split(_PIXELS if x.device.type == "cpu" else len(pixels)):
+        for piece in torch.split(pixels, _PIXELS if x.device.type == "cpu" else len(pixels)):
             hidden = fc1(self.norm2(piece))
             torch.ops.aten.gelu_(hidden)
             piece.add_(fc2(hidden))

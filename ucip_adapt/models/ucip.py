@@ -15,6 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ucip_adapt.models.config import SCALE, UCIPConfig
 from ucip_adapt.models.fingerprint import Fingerprinted
+from ucip_adapt.models.folding import needs_graph
+from ucip_adapt.models.modulation import convolve
 from ucip_adapt.models.pretrained import load_weights, locate_base, save_weights
 from ucip_adapt.models.prompts import build_prompt
 from ucip_adapt.models.token_mixer import PTMM, to_channels_first, to_channels_last
@@ -72,7 +74,7 @@ class PTMB(nn.Module):
         offset: Tensor | None = None
         for layer in cast("Iterable[PTMM]", self.layers):
             if layer.offset is not None:
-                x = x + to_channels_last(self.peg(to_channels_first(x)))
+                x = x + to_channels_last(convolve(self.peg, to_channels_first(x)))
                 offset = layer.offset(x, prompt)
             x = layer(x, prompt, offset)
         return x + features
@@ -162,19 +164,25 @@ class UCIP(
         shallow = self.embed(lq.contiguous(memory_format=torch.channels_last))
         features = to_channels_last(shallow)
         for block in self.blocks:
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                features = checkpoint(block, features, slot, use_reentrant=False)
-            else:
-                features = block(features, slot)
-        deep = self.conv_after_body(to_channels_first(self.norm(features))) + shallow
-        sr: Tensor = self.head(deep)
+            features = self._run(block, features, slot)
+        deep = convolve(self.conv_after_body, to_channels_first(self.norm(features))) + shallow
+        sr = self._run(self.head, deep)
         if self.config.global_skip == "bicubic":
             sr = sr + bicubic_x4(lq)
         return sr
 
+    def _run(self, part: nn.Module, x: Tensor, *more: Tensor | None) -> Tensor:
+        """Call a part of the network, with its activations kept or made again in backward.
+
+        What comes before the first trained part has no graph: its activations are gone either way.
+        """
+        if self.gradient_checkpointing and needs_graph(part, x):
+            return cast(Tensor, checkpoint(part, x, *more, use_reentrant=False))
+        return cast(Tensor, part(x, *more))
+
     @torch.no_grad()
     def upscale(
-        self, lq: Tensor, *, window: int | str | None = "config", batch_size: int = 8
+        self, lq: Tensor, *, window: int | str | None = "config", batch_size: int | None = None
     ) -> Tensor:
         """Restore and enlarge images as this base's configuration says: whole, or in windows.
 
@@ -182,7 +190,7 @@ class UCIP(
             lq: Images, shape ``(B, 3, H, W)``, values in [0, 1], any size.
             window: ``"config"`` follows ``config.window``; None is the whole image; a number is a
                 window's side.
-            batch_size: Windows that go through the network at once.
+            batch_size: Windows that go through the network at once; see :func:`upscale_windows`.
 
         Returns:
             Images, shape ``(B, 3, 4H, 4W)``, clipped to [0, 1].
@@ -208,7 +216,7 @@ class UCIP(
         return sr[..., : SCALE * height, : SCALE * width].clamp(0, 1)
 
     def enable_gradient_checkpointing(self) -> None:
-        """Recompute each PTMB in the backward pass instead of keeping its activations."""
+        """Compute each PTMB and the head again in backward instead of keeping activations."""
         self.gradient_checkpointing = True
 
     def num_parameters(self, *, trainable_only: bool = False) -> int:
