@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
 
+from ucip_adapt.cli import main
 from ucip_adapt.codecs import get_codec
 from ucip_adapt.config import parse_config
 from ucip_adapt.data import read_rgb
@@ -242,6 +244,39 @@ def test_a_suite_is_drawn_slot_by_slot(run, tmp_path):
     )
     with pytest.raises(ConfigError, match=r"--num_slots 3, but .*mine\.toml has 2 slots"):
         run("pretrain_base", tmp_path / "out", **{**options, "num_slots": 3})
+
+
+def test_a_built_suite_gives_the_same_crops(run, world, tmp_path):
+    """Shards and compressing on the fly: equal crops, slots and losses, in both kinds of recipe."""
+    (tmp_path / "mine.toml").write_text(
+        "[[slots]]\ncodec = 'jpeg'\nqualities = [10, 40]\n"
+        "[[slots]]\ncodec = 'webp'\nqualities = [20]\n"
+    )
+    suite, out = str(tmp_path / "mine.toml"), str(tmp_path / "built")
+    words = ["build-suite", "--suite", suite, "--hr", str(world.train), "--out", out]
+    assert main([*words, "--workers", "0"]) == 0
+    fly = run("pretrain_base", tmp_path / "fly", suite=suite, num_slots=2)
+    built = run(
+        *("pretrain_base", tmp_path / "from-shards"),
+        suite_dir=Path(out),
+        num_slots=2,
+        cache_dir=tmp_path / "cache",
+        train_data_dir=("no such folder",),
+    )
+    assert fly.losses == built.losses
+    for one, two in zip(fly.batches, built.batches, strict=True):
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[key], two[key]) for key in one)
+    assert built.lines[0] == f"images     2 from {out}, a build of mine"
+    assert built.record["config"]["settings"] == ["jpeg:10", "jpeg:40", "webp:20"]
+    options = {"codec": "webp", "qualities": (20,), "max_train_steps": 1}
+    fly = run("tune_prompts", tmp_path / "tuned", **options)
+    built = run("tune_prompts", tmp_path / "tuned2", suite_dir=Path(out), **options)
+    assert torch.equal(fly.batches[0]["lq"], built.batches[0]["lq"])
+    with pytest.raises(ConfigError, match=r"has no webp:10; it has jpeg:10, jpeg:40, webp:20"):
+        run("tune_prompts", tmp_path / "none", suite_dir=Path(out), codec="webp", qualities=(10,))
+    with pytest.raises(ConfigError, match="--suite_dir says itself which suite it holds"):
+        run("pretrain_base", tmp_path / "none", suite_dir=Path(out), suite=suite)
 
 
 def test_a_prompt_free_network_says_so_and_gets_no_prompt_gradient(run, tmp_path):
