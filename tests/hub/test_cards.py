@@ -256,3 +256,14 @@ def test_a_table_without_a_cell_is_an_error(record):
     rows = [r for r in record["scores"]["rows"] if (r["method"], r["quality"]) != ("base", 40)]
     with pytest.raises(KeyError):
         score_table(rows, protocol="y-c4", reference="base")
+
+
+def test_a_set_without_a_score_has_dashes():
+    rows = [
+        row(m, p, dataset=s) for s, p in (("A", 25.0), ("B", None)) for m in ("base", "adapter")
+    ]
+    lines = score_table(rows, protocol="y-c4", reference="base").splitlines()[2:]
+    assert lines == [
+        "| A | webp 10 | 25.00 / 0.750 | 25.00 / 0.750 | +0.00 |",
+        "| B | webp 10 | - | - | - |",
+    ]
