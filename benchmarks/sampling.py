@@ -5,8 +5,8 @@
 Methods take turns. Each works in its own memory layout: gather, grid and deform_conv2d on planes,
 fused on channels last. deform_conv2d is measured where torchvision can be imported; it samples and
 maps at once, so it is compared with sampling and mapping, and its offsets are laid out for it
-beforehand. Ratios are to deform_conv2d, or to gather where that did not run. Kept is what autograd holds for backward beyond features, offsets and weights, in
-multiples of the features.
+beforehand. Ratios are to deform_conv2d, or to gather where that did not run. Kept is what autograd
+holds for backward beyond features, offsets and weights, in multiples of the features.
 """
 
 from __future__ import annotations
