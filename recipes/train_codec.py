@@ -33,6 +33,7 @@ from ucip_adapt.codecs.learned.weights import save_codec
 from ucip_adapt.config import option, run_recipe
 from ucip_adapt.data import load_eval_set
 from ucip_adapt.data.benchmarks import data_root
+from ucip_adapt.errors import ConfigError
 from ucip_adapt.training.atomic import sha256_of
 from ucip_adapt.training.ema import EMA
 from ucip_adapt.training.guard import GuardedStep, check_finite
@@ -80,6 +81,10 @@ def resolve_defaults(cfg: Options) -> Options:
     """Fill in what the codec decides."""
     preset = get_preset(cfg.codec)
     adversarial = preset.adversarial if cfg.adversarial is None else cfg.adversarial
+    if adversarial and cfg.start_from is None:
+        raise ConfigError(
+            f"--codec {cfg.codec} trains only a decoder: give --start_from, the file of a tiny-mse"
+        )
     return dataclasses.replace(
         cfg,
         learning_rate=cfg.rate,
@@ -125,12 +130,17 @@ def main(cfg: Options) -> dict[str, Any]:
     images = reduced(training_paths(cfg))
     crops = CodecCrops(images, patch_size=cfg.patch_size, seed=cfg.seed)
     network = prepare_network(cfg, crops)
-    parameters = list(network.parameters())
-    count = sum(p.numel() for p in parameters)
+    if cfg.adversarial:
+        # Only the decoder: the rates stay those of the codec that it starts from, to the byte, and
+        # the opponent cannot be pleased by spending bits.
+        network.requires_grad_(False).synthesis.requires_grad_(True)
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    count = sum(p.numel() for p in network.parameters())
     say(
         accelerator,
         f"images     {len(images)} from {', '.join(cfg.train_data_dir)}, at 1/4 and 1/2",
-        f"codec      {cfg.codec}, {count:,} parameters, from {cfg.start_from or 'cosines'}",
+        f"codec      {cfg.codec}, {count:,} parameters, "
+        f"{sum(p.numel() for p in parameters):,} trained, from {cfg.start_from or 'cosines'}",
         f"weights    {', '.join(f'{w:g}' for w in cfg.weights)} of {preset.distortion}",
         f"steps      {cfg.max_train_steps} of {cfg.train_batch_size} crops of {cfg.patch_size} x "
         f"{cfg.patch_size} pixels",
@@ -142,7 +152,8 @@ def main(cfg: Options) -> dict[str, Any]:
     betas = (cfg.adam_beta1, cfg.adam_beta2)
     optimizer = torch.optim.Adam(parameters, lr=cfg.rate, betas=betas)
     model, optimizer = accelerator.prepare(network, optimizer)
-    ema = EMA(network.named_parameters(), decay=cfg.ema_decay or 0.0)
+    trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    ema = EMA(trained, decay=cfg.ema_decay or 0.0)
     opponent = None
     if cfg.adversarial:
         opponent = PatchDiscriminator()
@@ -208,8 +219,8 @@ def main(cfg: Options) -> dict[str, Any]:
             loss = (balance[rate] * (bpp + weights[rate] * distortion)).mean()
             if opponent is not None:
                 hint = network.plain(coded.latents)
-                judged = judge(coded.pixels.detach(), hint.detach())
-                judge_guard.backward(discriminator_loss(judge(image, hint.detach()), judged), ids)
+                judged = judge(coded.pixels.detach(), hint)
+                judge_guard.backward(discriminator_loss(judge(image, hint), judged), ids)
                 judge_guard.step(step)
                 opponent.requires_grad_(False)
                 loss = loss - (cfg.adversarial or 0.0) * judge(coded.pixels, hint).mean()
@@ -260,7 +271,11 @@ def main(cfg: Options) -> dict[str, Any]:
         "train_codec",
         cfg,
         seconds=clock.seconds,
-        parameters={"total": count, "bytes": path.stat().st_size},
+        parameters={
+            "total": count,
+            "trained": sum(p.numel() for p in parameters),
+            "bytes": path.stat().st_size,
+        },
         scores={
             "set": validation.name,
             "rows": [dataclasses.asdict(score) for score in scores],
