@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--edge", choices=("symmetric", "edge"), default="symmetric", help="Edges of the reduction."
     )
-    add("--images-per-shard", type=int, metavar="N", help="Default: a 64th of all, 8 to 256.")
+    add("--images-per-shard", type=int, metavar="N", help="Default: a 64th of all, 16 to 256.")
     add("--workers", type=int, metavar="N", help="Local processes; default: one per core.")
     add("--engine", choices=("processes", "dask"), default="processes", help="Who works.")
     add("--scheduler", metavar="ADDRESS", help="Dask's scheduler, for --engine dask.")

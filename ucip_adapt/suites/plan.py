@@ -21,17 +21,17 @@ HrMode = Literal["reference", "bytes"]
 """Whether shards name the high-resolution images, or hold their files."""
 
 _FORMAT_VERSION = "1.0"
-_FEWEST, _MOST, _BLOCKS = 8, 256, 64
+_FEWEST, _MOST, _BLOCKS = 16, 256, 64
 
 
 def default_images_per_shard(num_images: int) -> int:
-    """Images of a shard: a 64th of all, at least 8, at most 256.
+    """Images of a shard: a 64th of all, at least 16, at most 256.
 
     A function of the images alone: it must not depend on how many workers there are.
 
     Example:
         >>> [default_images_per_shard(n) for n in (25, 3450, 1_000_000)]
-        [8, 54, 256]
+        [16, 54, 256]
     """
     return min(_MOST, max(_FEWEST, -(-num_images // _BLOCKS)))
 

@@ -105,7 +105,14 @@ def write_shard(path: Path, rows: Iterator[Mapping[str, Any]], *, temporary: Pat
     try:
         with beside.open("wb") as file:
             # Pictures do not shrink any further, and the rest is small.
-            with pq.ParquetWriter(file, schema, compression="none") as writer:
+            repeated = [name for name in schema.names if _COLUMNS[name] == "string"]
+            with pq.ParquetWriter(
+                file,
+                schema,
+                compression="none",
+                use_dictionary=repeated,
+                write_statistics=repeated,
+            ) as writer:
                 while group := list(islice(rows, ROWS_PER_GROUP)):
                     writer.write_table(pa.Table.from_pylist(group, schema=schema))
                     count += len(group)
