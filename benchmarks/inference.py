@@ -64,7 +64,9 @@ def differences(network: nn.Module, lq: torch.Tensor) -> dict[str, float]:
     }
 
 
-def measure(size: str, rounds: int, names: list[str], *, memory: bool) -> dict[str, Any]:
+def measure(
+    size: str, rounds: int, names: list[str], precisions: list[str], *, memory: bool
+) -> dict[str, Any]:
     """All networks on one size."""
     lq = image(size)
     networks = {name: build(name) for name in names}
@@ -77,9 +79,10 @@ def measure(size: str, rounds: int, names: list[str], *, memory: bool) -> dict[s
         return run
 
     table: dict[str, Any] = {}
-    for precision in PRECISIONS:
+    for precision in precisions:
         cases = {name: in_precision(case(name), precision) for name in names}
-        seconds = take_turns(cases, rounds)
+        # A pass of a large image is its own warm-up: the minimum over rounds is there as well.
+        seconds = take_turns(cases, rounds, warm_up=int(rounds > 1))
         for name in names:
             row = summary(seconds[OURS], seconds[name])
             ratios = {k: row[k] for k in ("ratio", "ratio_of_minima")}
@@ -94,14 +97,17 @@ def measure(size: str, rounds: int, names: list[str], *, memory: bool) -> dict[s
             }
             print(size, f"{name}, {precision}", table[f"{name}, {precision}"], flush=True)
     if memory:
-        for row in table.values():
+        # Precisions differ little in it: the float32 stream of features is the same.
+        for row in (row for row in table.values() if row["precision"] == "fp32"):
             found = in_own_process("--one", row["network"], size, row["precision"])
             row |= {
                 "peak_mib": found["peak"],
                 "added_mib": round(found["peak"] - found["before"], 1),
             }
-    table["differences"] = differences(networks[OURS], lq)
-    return table
+    return {
+        "rows": table,
+        "differences": differences(networks[OURS], lq) if len(precisions) > 1 else {},
+    }
 
 
 def main() -> None:
@@ -110,6 +116,9 @@ def main() -> None:
     options_of.add_argument("--sizes", nargs="+", default=["64x64", "128x128", "256x192"])
     options_of.add_argument(
         "--size_rounds", nargs="+", type=int, default=[], help="rounds of each size"
+    )
+    options_of.add_argument(
+        "--only", nargs="+", default=[], help="one precision for a size, such as 256x192=fp32"
     )
     options_of.add_argument("--no_memory", action="store_true")
     options_of.add_argument("--networks", nargs="+", choices=PEERS, default=available())
@@ -123,14 +132,17 @@ def main() -> None:
         return
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
     rounds = options.size_rounds or [options.rounds] * len(options.sizes)
-    scores = {
-        size: measure(size, count, options.networks, memory=not options.no_memory)
-        for size, count in zip(options.sizes, rounds, strict=True)
-    }
+    limits = dict(part.split("=") for part in options.only)
     parameters = {
         name: sum(p.numel() for p in build(name).parameters()) for name in options.networks
     }
-    write(options, {"parameters": parameters, "sizes": scores})
+    scores: dict[str, Any] = {}
+    for size, count in zip(options.sizes, rounds, strict=True):
+        # Only the first three on larger images: they take minutes.
+        networks = options.networks if size == options.sizes[0] else options.networks[:3]
+        chosen = [limits[size]] if size in limits else list(PRECISIONS)
+        scores[size] = measure(size, count, networks, chosen, memory=not options.no_memory)
+        write(options, {"parameters": parameters, "sizes": scores})
 
 
 if __name__ == "__main__":

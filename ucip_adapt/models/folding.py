@@ -132,7 +132,14 @@ class FoldedMixer(NamedTuple):
         if torch.is_autocast_enabled(device):
             low = torch.get_autocast_dtype(device)
             # One product with a sum in float32; partial sums would be rounded to bfloat16.
-            joined = torch.empty(batch, height * width, len(pixels) * dim, dtype=low, device=device)
+            # In the layout that the branches come in: transposing costs more than the product.
+            planar = pixels[0].stride(-1) != 1
+            shape = (batch, height * width, len(pixels) * dim)
+            joined = (
+                torch.empty(shape[0], shape[2], shape[1], dtype=low, device=device).transpose(1, 2)
+                if planar
+                else torch.empty(shape, dtype=low, device=device)
+            )
             for k, part in enumerate(pixels):
                 joined[..., k * dim : (k + 1) * dim].copy_(part)
             matrix = torch.cat(self.matrices, dim=1).to(low)
