@@ -30,6 +30,16 @@ def jpeg(image: Image.Image, quality: int) -> Image.Image:
     return Image.open(buffer).convert("RGB")
 
 
+def collage(image: Image.Image) -> Image.Image:
+    """The mirror image of the left three quarters of a picture beside a pattern."""
+    rows, columns = np.mgrid[:432, :500]
+    pattern = ((rows // 29 + columns // 41) % 2 * 200).astype(np.uint8)
+    canvas = Image.new("RGB", (932, 432))
+    canvas.paste(Image.fromarray(pattern), (432, 0))
+    canvas.paste(ImageOps.mirror(image.crop((0, 0, 432, 432))), (0, 0))
+    return canvas
+
+
 # What is done to a picture of 576 x 576; kind, mirrored and zoom (training pixels per test pixel).
 PLANTS = {
     "equal": (lambda im: im, "equal", False, 1.0),
@@ -42,6 +52,7 @@ PLANTS = {
         True,
         0.6,
     ),
+    "beside": (collage, "cropped", True, 1.0),
     "framed": (lambda im: ImageOps.expand(scaled(im, 0.7), 60, "white"), "cropped", False, 0.7),
 }
 
