@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ucip_adapt.errors import ConfigError
 from ucip_adapt.models.bounded.body import Body, ReadRows, number_of_passes
-from ucip_adapt.models.bounded.plan import LargeMode, LargePlan, parse_memory, plan_large
+from ucip_adapt.models.bounded.plan import LargeMode, LargePlan, plan_large
 from ucip_adapt.models.bounded.store import Store
 from ucip_adapt.models.bounded.tail import enlarged_rows
 from ucip_adapt.models.config import SCALE
@@ -109,33 +109,24 @@ def upscale_large(
         True
     """
     size = _output_shape(image)
-    limit = parse_memory(max_memory)
     if isinstance(image, np.ndarray):
+        output_bytes = int(np.prod(size)) if out is None else 0
+        plan = _plan(model, image.shape[:2], max_memory, mode, tile, output_bytes)
+        _say_if_approximate(plan)
         if out is None:
-            limit -= SCALE**2 * image.size
-            _check_room(limit, max_memory)
             out = np.empty(size, np.uint8)
         if out.shape != size or out.dtype != np.uint8:
             raise ConfigError(f"out must be {size} uint8, not {out.shape} {out.dtype}")
         done = 0
-        for rows in upscale_rows(
-            model,
-            image,
-            max_memory=limit,
-            mode=mode,
-            tile=tile,
-            temp_dir=temp_dir,
-            progress=progress,
-        ):
+        for strip in _rows(model, image, plan, temp_dir, progress):
+            rows = _to_uint8(strip)
             out[done : done + len(rows)] = rows
             done += len(rows)
         return out
     if out is not None:
         raise ConfigError("out is for arrays: the result of a tensor is a tensor")
-    limit -= SCALE**2 * image.numel() * image.element_size()
-    _check_room(limit, max_memory)
-    network = _network(model)
-    plan = _plan(network, image.shape[2:], limit, mode, tile)
+    output_bytes = SCALE**2 * image.numel() * image.element_size()
+    plan = _plan(model, image.shape[2:], max_memory, mode, tile, output_bytes)
     _say_if_approximate(plan)
     whole = image.new_empty(size)
     for index in range(len(image)):
@@ -184,7 +175,7 @@ def upscale_rows(
         80
     """
     _output_shape(image)
-    plan = _plan(_network(model), image.shape[:2], parse_memory(max_memory), mode, tile)
+    plan = _plan(model, image.shape[:2], max_memory, mode, tile)
     _say_if_approximate(plan)
     for strip in _rows(model, image, plan, temp_dir, progress):
         yield _to_uint8(strip)
@@ -202,14 +193,6 @@ def _output_shape(image: NDArray[np.uint8] | Tensor) -> tuple[int, ...]:
     return (len(image), 3, SCALE * image.shape[2], SCALE * image.shape[3])
 
 
-def _check_room(limit: int, max_memory: str | int) -> None:
-    if limit <= 0:
-        raise ConfigError(
-            f"max_memory={max_memory!r} does not hold the result: allow more, or give an array on "
-            "disk (numpy.memmap) as out, or use upscale_rows"
-        )
-
-
 def _network(model: nn.Module) -> UCIP:
     # Of PEFT's model the network inside, which carries the adapters; peft itself is not needed.
     get_base = getattr(model, "get_base_model", None)
@@ -220,12 +203,24 @@ def _network(model: nn.Module) -> UCIP:
 
 
 def _plan(
-    network: UCIP, size: tuple[int, ...], limit: int, mode: LargeMode, tile: int | None
+    model: nn.Module,
+    size: tuple[int, ...],
+    max_memory: str | int,
+    mode: LargeMode,
+    tile: int | None,
+    output_bytes: int = 0,
 ) -> LargePlan:
+    network = _network(model)
     height, width = (max(side, _SMALLEST_SIDE) for side in size)
-    itemsize = next(network.embed.parameters()).element_size()
     return plan_large(
-        network.config, height, width, max_memory=limit, mode=mode, tile=tile, itemsize=itemsize
+        network.config,
+        height,
+        width,
+        max_memory=max_memory,
+        mode=mode,
+        tile=tile,
+        itemsize=next(network.embed.parameters()).element_size(),
+        output_bytes=output_bytes,
     )
 
 

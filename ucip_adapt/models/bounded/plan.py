@@ -31,6 +31,9 @@ _LEAST_ROWS, _LEAST_COLUMNS, _LEAST_TAIL_ROWS = 32, 32, 8
 _TILE, _LEAST_TILE, _OVERLAP = 512, 64, 32
 
 
+_OUTPUT_HINT = ", an array on disk (numpy.memmap) as out, or use upscale_rows"
+
+
 class MemoryLimitError(ConfigError):
     """The image cannot be enlarged in the memory allowed."""
 
@@ -226,6 +229,7 @@ def _plan_exact(
             f"{' (output included)' if output_bytes else ''}, max_memory allows "
             f"{_readable(room + output_bytes)}: give max_memory="
             f"'{-(-(least + output_bytes) // 10**6)}MB' or more"
+            f"{_OUTPUT_HINT if output_bytes > least else ''}"
         )
 
     def most(wanted: int, line_bytes: int, extra: int) -> int:
