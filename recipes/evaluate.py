@@ -45,7 +45,12 @@ class Options:
         (), "Adapters or tuned networks to compare with the base: PATH or NAME=PATH."
     )
     skip_base: bool = option(False, "Measure only what --adapter names.")
-    codec: str = option("webp", "Codec to measure on.")
+    codec: str = option(
+        "webp", "Codec to measure on: a name, or, with --allow_command, command:... or folder:PATH."
+    )
+    allow_command: bool = option(
+        False, "CODEC may name a program or a folder of this machine.", flag_only=True
+    )
     qualities: tuple[int, ...] = option((), "Its qualities; default: those of its suite.")
     protocol: Literal["i"] | None = option(None, "Row i of Table 3 asks for a prompted base.")
     evaluate_on: tuple[str, ...] = option(
@@ -129,8 +134,8 @@ def main(cfg: Options) -> dict[str, Any]:
         raise ConfigError("--skip_base leaves nothing to measure: name something with --adapter")
     root = data_root(cfg.data)
     use_streams([cfg.codec], root)  # HM and VTM: what is stored of their streams
+    settings = parse_settings(cfg.codec, cfg.qualities or None, allow_command=cfg.allow_command)
     require_codec(cfg.codec)
-    settings = parse_settings(cfg.codec, cfg.qualities or None)
     for name in cfg.metric_protocols:
         get_protocol(name)
     sets = [load_eval_set(name, root, limit=cfg.max_images) for name in cfg.evaluate_on]

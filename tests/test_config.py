@@ -296,3 +296,20 @@ def test_run_recipe_lets_bugs_keep_their_traceback() -> None:
 
     with pytest.raises(KeyError, match="webp"):
         run_recipe(bug, Options, description="", argv=["--codec=webp"])
+
+
+def test_a_permission_is_given_by_a_flag_and_never_by_a_file(tmp_path):
+    """A configuration may be somebody else's."""
+
+    @dataclass(frozen=True)
+    class Permission:
+        allow_command: bool = option(False, "Run what is named.", flag_only=True)
+
+    assert parse_config(Permission, ["--allow-command"]).allow_command
+    for key in ("allow_command", "allow-command"):
+        file = tmp_path / "theirs.toml"
+        file.write_text(f"{key} = true\n")
+        with pytest.raises(
+            ConfigError, match=rf"theirs\.toml: '{key}' is for the command line alone"
+        ):
+            parse_config(Permission, ["--config", str(file)])

@@ -49,6 +49,7 @@ class _Meta:
     unit: str
     minimum: float | None
     maximum: float | None
+    flag_only: bool = False
 
 
 def option(
@@ -58,6 +59,7 @@ def option(
     unit: str = "",
     minimum: float | None = None,
     maximum: float | None = None,
+    flag_only: bool = False,
 ) -> T:
     """Declare one option of a frozen dataclass; use it like :func:`dataclasses.field`.
 
@@ -67,6 +69,7 @@ def option(
         unit: Unit of the value, shown in ``--help`` (``"LR pixels"``).
         minimum: Smallest value allowed, for numbers and for each entry of a tuple of numbers.
         maximum: Largest value allowed.
+        flag_only: Whether a file may not set it: a permission that only the user's own words give.
 
     Returns:
         A dataclass field; declared as ``T`` so that a type checker compares it with the annotation.
@@ -78,7 +81,7 @@ def option(
         >>> Options().seed
         0
     """
-    meta = _Meta(help, unit, minimum, maximum)
+    meta = _Meta(help, unit, minimum, maximum, flag_only)
     return dataclasses.field(default=default, metadata={_METADATA_KEY: meta})
 
 
@@ -331,5 +334,9 @@ def _read_toml(path: Path, fields: dict[str, dataclasses.Field[Any]]) -> dict[st
             raise unknown_name(f"key in {path}:", key, fields)
         if name in found:
             raise ConfigError(f"{path}: '{key}' and '{found[name][0]}' are the same option")
+        if _meta(fields[name]).flag_only:
+            raise ConfigError(
+                f"{path}: '{key}' is for the command line alone; write --{name} there"
+            )
         found[name] = (key, value)
     return found

@@ -103,11 +103,8 @@ def _candidates(slot: str, prefer: Sequence[str], codecs: dict[str, Codec]) -> l
         # A stable sort: the paper's own first, then in the table's order.
         chosen = [*preferred, *sorted(family, key=lambda codec: not codec.spec.faithful)]
     asked = chosen[0].spec
-    chosen += [
-        codec
-        for codec in codecs.values()
-        if codec.spec.family == asked.family and codec.spec.qualities == asked.qualities
-    ]
+    chosen += [codec for codec in codecs.values() if codec.spec.family == asked.family]
+    # Equal qualities mean equal things within a family; a preferred codec is the user's own choice.
     named = {codec.spec.name for codec in (chosen[0], *preferred)}
     allowed = [
         codec

@@ -146,7 +146,12 @@ class TuningOptions(TrainingOptions):
         "ucip-tiny", "Base network: a shipped name, a folder, or a repository on the Hub."
     )
     revision: str | None = option(None, "Revision of the base on the Hub.")
-    codec: str = option("webp", "Codec to adapt to.")
+    codec: str = option(
+        "webp", "Codec to adapt to: a name, or, with --allow_command, command:... or folder:PATH."
+    )
+    allow_command: bool = option(
+        False, "CODEC may name a program or a folder of this machine.", flag_only=True
+    )
     qualities: tuple[int, ...] = option(
         (), "Its qualities, drawn evenly; default: those of its suite."
     )

@@ -48,8 +48,9 @@ def tuning_settings(cfg: TuningOptions) -> list[Setting]:
         UcipError: If the codec is unknown or not available, or a quality is out of range.
     """
     use_streams([cfg.codec], data_root(cfg.data))
+    settings = parse_settings(cfg.codec, cfg.qualities or None, allow_command=cfg.allow_command)
     require_codec(cfg.codec)
-    return parse_settings(cfg.codec, cfg.qualities or None)
+    return settings
 
 
 def load_sets(cfg: TuningOptions) -> tuple[EvalSet, list[EvalSet]]:
@@ -75,7 +76,8 @@ def load_sets(cfg: TuningOptions) -> tuple[EvalSet, list[EvalSet]]:
 
 def _cannot_be_coded(image_set: EvalSet, cfg: TuningOptions) -> str:
     """Why a set has no score under the codec; empty if it has."""
-    for setting in parse_settings(cfg.codec, cfg.qualities or None):
+    qualities = cfg.qualities or None
+    for setting in parse_settings(cfg.codec, qualities, allow_command=cfg.allow_command):
         codec, reason = source_of(image_set, setting)
         if codec is None:
             return f"{image_set.name} at {setting}: {reason}"
@@ -180,7 +182,7 @@ class Adaptation:
     def picture(self, validation: EvalSet, path: Path) -> None:
         """Write a picture of all methods: the first validation image at the last quality."""
         image, setting = validation.images[0], self.settings[-1]
-        lq = compress_lr(image.lr, setting, cache_of(self.cfg))
+        lq = compress_lr(image.lr, setting, cache_of(self.cfg), name=image.name)
         methods: Mapping[str, Upscale] = self.methods()
         comparison_picture(path, image, lq, methods, title=f"input\n{setting}")
 
