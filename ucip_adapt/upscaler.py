@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
@@ -14,8 +13,8 @@ from peft import PeftModel
 from PIL import Image
 from torch import Tensor
 
-from ucip_adapt.assets import shipped_adapter_folder, shipped_adapters
 from ucip_adapt.errors import ConfigError, unknown_name
+from ucip_adapt.hub.library import locate_adapter
 from ucip_adapt.imaging.enlarge import enlarge_picture
 from ucip_adapt.imaging.picture import Picture
 from ucip_adapt.models import UCIP
@@ -174,6 +173,7 @@ def load(
     Raises:
         UnknownNameError: If there is no adapter of that name.
         AdapterError: If the adapter is missing, damaged, or belongs to another base.
+        HubError: If the Hub does not give it.
         ConfigError: If there is no such base, or the device cannot be used.
 
     Example:
@@ -184,32 +184,15 @@ def load(
     if adapter is None:
         name = str(base or _DEFAULT_BASE)
         return Upscaler(UCIP.from_pretrained(name), base=name, device=device, dtype=dtype)
-    source = _locate(adapter)
-    model = load_prompt_adapter(
-        source,
-        None if base is None else UCIP.from_pretrained(str(base)),
-        subfolder=subfolder,
-        revision=revision,
-    )
+    folder = locate_adapter(str(adapter), revision=revision, subfolder=subfolder)
+    model = load_prompt_adapter(folder, None if base is None else UCIP.from_pretrained(str(base)))
     name = _base_of(model).name_or_path
-    return Upscaler(
-        model, base=name, adapter=str(adapter), device=device, dtype=dtype
-    )
+    return Upscaler(model, base=name, adapter=str(adapter), device=device, dtype=dtype)
 
 
 def _base_of(network: UCIP | PeftModel) -> UCIP:
     """The base inside an adapted network; its ``upscale`` runs with the active adapter."""
     return cast("UCIP", network.get_base_model()) if isinstance(network, PeftModel) else network
-
-
-def _locate(adapter: str | Path) -> str | Path:
-    """Where an adapter is: a shipped name first, then a folder, then the Hub."""
-    shipped = shipped_adapter_folder(str(adapter))
-    if shipped is not None:
-        return shipped
-    if isinstance(adapter, Path) or Path(adapter).is_dir() or os.sep in adapter or "/" in adapter:
-        return adapter
-    raise unknown_name("adapter", adapter, shipped_adapters())
 
 
 def _check_device(device: str) -> None:

@@ -35,6 +35,7 @@ class Command:
 
 
 COMMANDS = {
+    "adapters": Command("ucip_adapt.cli.adapters", "list, show, pull, verify, publish adapters"),
     "build-suite": Command(
         "ucip_adapt.cli.build_suite", "compress a folder of images by every codec of a suite"
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
@@ -155,13 +155,16 @@ def _digests(folder: Path, names: list[str]) -> dict[str, str]:
     }
 
 
-def push_folder(folder: Path, repo_id: str | None, *, default_name: str) -> str:
+def push_folder(
+    folder: Path, repo_id: str | None, *, default_name: str, only: Sequence[str] | None = None
+) -> str:
     """Upload a run's folder to the Hub, without its checkpoints.
 
     Args:
         folder: The folder.
         repo_id: ``user/name``; default ``UCIP_HUB_NAMESPACE/default_name``.
         default_name: Name in that namespace.
+        only: Files to upload; default all of them.
 
     Returns:
         The repository's id.
@@ -180,6 +183,7 @@ def push_folder(folder: Path, repo_id: str | None, *, default_name: str) -> str:
             repo_id=target,
             folder_path=folder,
             commit_message=f"Upload {default_name}",
+            allow_patterns=list(only) if only is not None else None,
             ignore_patterns=["checkpoints/*", "tensorboard/*", ".*", "*.tmp"],
         )
     except (HfHubHTTPError, OSError) as error:

@@ -1,0 +1,177 @@
+"""Adapters: list the shipped ones; show, pull, verify or publish any."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ucip_adapt.cli.table import render_table
+from ucip_adapt.errors import DataError
+
+if TYPE_CHECKING:
+    from ucip_adapt.hub.library import AdapterInfo
+
+__all__ = ["add_arguments", "run"]
+
+_EXIT_CODE_NOT_WHOLE = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the actions of `ucip-adapt adapters`."""
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="list|show|pull|verify|publish"
+    )
+    listing = actions.add_parser("list", help="the adapters that come with the package")
+    listing.add_argument("--json", action="store_true", help="Print a list of objects.")
+    for name, summary in (
+        ("show", "what an adapter says of itself"),
+        ("verify", "whether an adapter is whole and fits its base; exit code 1 if not"),
+        ("pull", "download an adapter into a folder, and verify it"),
+    ):
+        action = actions.add_parser(name, help=summary)
+        action.add_argument("adapter", metavar="ADAPTER", help="Name, folder, or user/repository.")
+        action.add_argument("--revision", help="Branch, tag or commit on the Hub.")
+        action.add_argument("--subfolder", help="Folder inside the repository.")
+        action.add_argument("--json", action="store_true", help="Print JSON, for programs.")
+        if name != "show":
+            action.add_argument("--base", help="Base to load it on. Default: the one it names.")
+        if name == "pull":
+            action.add_argument(
+                "-o", "--output", type=Path, required=True, metavar="DIR", help="Target folder."
+            )
+    publish = actions.add_parser("publish", help="upload a verified adapter to the Hub")
+    publish.add_argument("folder", type=Path, metavar="DIR", help="Folder of the adapter.")
+    publish.add_argument(
+        "--repo-id", metavar="ID", help="user/name. Default: UCIP_HUB_NAMESPACE/ucip-CODEC."
+    )
+    publish.add_argument("--dry-run", action="store_true", help="Show what would be uploaded.")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do one of the actions."""
+    actions = {
+        "list": _list,
+        "show": _show,
+        "pull": _pull,
+        "verify": _verify,
+        "publish": _publish,
+    }
+    return actions[arguments.action](arguments)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from ucip_adapt.assets import shipped_adapters
+    from ucip_adapt.hub.library import describe_adapter, locate_adapter
+
+    infos = [describe_adapter(locate_adapter(name)) for name in shipped_adapters()]
+    if arguments.json:
+        sys.stdout.write(json.dumps([info.to_dict() for info in infos], indent=2) + "\n")
+        return 0
+    header = ["adapter", "codec", "qualities", "base", "set", "bytes", "gain over the base"]
+    sys.stdout.write(render_table(header, [_row(info) for info in infos]))
+    return 0
+
+
+def _row(info: AdapterInfo) -> list[str]:
+    return [
+        info.name,
+        info.codec,
+        " ".join(map(str, info.qualities)),
+        info.base,
+        info.trainable_set,
+        f"{info.num_bytes:,}",
+        ", ".join(f"{gain:+.2f} dB on {dataset}" for dataset, gain in info.gains.items()),
+    ]
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from ucip_adapt.hub.library import describe_adapter, locate_adapter
+
+    folder = locate_adapter(
+        arguments.adapter, revision=arguments.revision, subfolder=arguments.subfolder
+    )
+    info = describe_adapter(folder, name=arguments.adapter)
+    if arguments.json:
+        sys.stdout.write(json.dumps(info.to_dict(), indent=2) + "\n")
+        return 0
+    rows = [[key.replace("_", " "), _plain(value)] for key, value in info.to_dict().items()]
+    sys.stdout.write(render_table(["item", "value"], rows))
+    return 0
+
+
+def _plain(value: object) -> str:
+    """What a stranger's file says, without characters that could steer the terminal."""
+    return "".join(char if char.isprintable() else "?" for char in str(value))
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from ucip_adapt.hub.library import locate_adapter
+
+    folder = locate_adapter(
+        arguments.adapter, revision=arguments.revision, subfolder=arguments.subfolder
+    )
+    return _report(folder, arguments)
+
+
+def _pull(arguments: argparse.Namespace) -> int:
+    from ucip_adapt.hub.fetch import ADAPTER_FILES
+    from ucip_adapt.hub.library import locate_adapter
+    from ucip_adapt.training.atomic import write_atomically
+
+    target: Path = arguments.output
+    if target.is_dir() and any(target.iterdir()):
+        raise DataError(f"{target} is not empty; give a new folder")
+    source = locate_adapter(
+        arguments.adapter, revision=arguments.revision, subfolder=arguments.subfolder
+    )
+    for name in ADAPTER_FILES:
+        if (source / name).is_file():
+            write_atomically(target / name, (source / name).read_bytes())
+    return _report(target, arguments)
+
+
+def _report(folder: Path, arguments: argparse.Namespace) -> int:
+    from ucip_adapt.hub.library import verify_adapter
+
+    checks = verify_adapter(folder, base=arguments.base)
+    whole = all(check.ok is not False for check in checks)
+    if arguments.json:
+        listed = [{"check": c.name, "ok": c.ok, "detail": c.detail} for c in checks]
+        sys.stdout.write(
+            json.dumps({"folder": str(folder), "ok": whole, "checks": listed}, indent=2) + "\n"
+        )
+    else:
+        words = {True: "ok", False: "WRONG", None: "not checked"}
+        rows = [[check.name, words[check.ok], check.detail] for check in checks]
+        sys.stdout.write(render_table(["check", "result", "found"], rows))
+    return 0 if whole else _EXIT_CODE_NOT_WHOLE
+
+
+def _publish(arguments: argparse.Namespace) -> int:
+    from ucip_adapt.hub.fetch import ADAPTER_FILES
+    from ucip_adapt.hub.folders import push_folder
+    from ucip_adapt.hub.library import describe_adapter, verify_adapter
+
+    folder: Path = arguments.folder
+    info = describe_adapter(folder)
+    wrong = [check for check in verify_adapter(folder) if check.ok is False]
+    if wrong:
+        raise DataError(f"{folder} is not published: {wrong[0].name}: {wrong[0].detail}")
+    if not (folder / "README.md").is_file():
+        raise DataError(f"{folder} has no card (README.md): tune_prompts.py writes one")
+    if arguments.dry_run:
+        rows = [
+            [name, f"{(folder / name).stat().st_size:,}"]
+            for name in ADAPTER_FILES
+            if (folder / name).is_file()
+        ]
+        sys.stdout.write(render_table(["would be uploaded", "bytes"], rows))
+        return 0
+    target = push_folder(
+        folder, arguments.repo_id, default_name=f"ucip-{info.codec}", only=ADAPTER_FILES
+    )
+    sys.stdout.write(f"published {target}\n")
+    return 0
