@@ -117,9 +117,13 @@ def _sample(x: Tensor, offset: Tensor, axes: Sequence[Axis], method: Sampler) ->
             f"{'offset' if len(axes) == 1 else 'half of the offsets'}"
         )
     position_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    compute, positions = _METHODS[method], offset.to(position_dtype)
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return compute(x, positions, axes)  # no needless block in an exported graph
     # Positions and weights stay in full precision whatever autocast says.
-    with torch.autocast(x.device.type, enabled=False):
-        return _METHODS[method](x, offset.to(position_dtype), axes)
+    with torch.autocast(device, enabled=False):
+        return compute(x, positions, axes)
 
 
 def _pixel_index(size: int, like: Tensor, dim: int) -> Tensor:
