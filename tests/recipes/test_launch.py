@@ -361,4 +361,4 @@ def test_r3_on_a_real_full_disk(start, small_disk):
 def test_a_known_error_ends_every_process(start, tmp_path, launcher):
     code, _, err = start("tune_prompts", launcher, tmp_path / "out", codec="wepb").wait()
     assert code == (2 if launcher == "python" else 1)
-    assert "error: unknown codec 'wepb'; did you mean 'webp'? Known: jpeg, webp" in err
+    assert "error: unknown codec 'wepb'; did you mean 'webp'? Known: avif, " in err
