@@ -1,4 +1,4 @@
-"""Fill the tables of README.md from the files under results/.
+"""Fill the tables of README.md and other pages from the files under results/.
 
     python docs/make_tables.py          # writes
     python docs/make_tables.py --check  # fails if a table is stale
@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
-PAGES = (ROOT / "README.md", ROOT / "adapters/README.md")
+PAGES = (ROOT / "README.md", ROOT / "adapters/README.md", ROOT / "docs/codecs.md")
 SETS = ("Set5", "Set14", "BSD100")
 SIZES = "| parameters | bytes | step | kept |"
 
@@ -171,9 +171,46 @@ def adapters() -> str:
     return "\n".join(lines)
 
 
+def codecs_set14() -> str:
+    """Every setting that runs: rate, fidelity and time on the low-resolution images of Set14."""
+    record = read("codecs_set14.json")
+    lines = [
+        "| codec | setting | bpp | PSNR y-c0 | PSNR rgb-c0 | encoder, ms | round trip, CPU ms |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in record["scores"]["rows"]:
+        times = [row["encode_seconds"], row["roundtrip_cpu_seconds"]]
+        shown = ["-" if time is None else f"{1000 * time:.1f}" for time in times]
+        source = f" ({row['source']})" if row["source"].startswith("streams ") else ""
+        lines.append(
+            f"| {row['codec']}{source} | {row['parameter']} {row['quality']} | {row['bpp']:.3f} "
+            f"| {row['psnr_db y-c0']:.2f} | {row['psnr_db rgb-c0']:.2f} | {' | '.join(shown)} |"
+        )
+    return "\n".join(lines)
+
+
+def matched_rates() -> str:
+    """Settings of other codecs at the rates of WebP."""
+    record = read("matched_rates.json")["scores"]["settings"]
+    columns = list(record["webp"])
+    lines = [
+        f"| codec | {' | '.join(f'as WebP {quality}' for quality in columns)} |",
+        f"|---|{'---|' * len(columns)}",
+    ]
+    for name, rows in record.items():
+        cells_of = (
+            f"{row['setting']}: {row['bpp']:.3f}, {row['psnr_rgb_db']:.2f} dB"
+            for row in (rows[quality] for quality in columns)
+        )
+        lines.append(f"| {name} | {' | '.join(cells_of)} |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "adapters": adapters,
     "base_jpeg": base_jpeg,
+    "matched_rates": matched_rates,
+    "codecs_set14": codecs_set14,
     "webp_methods": webp_methods,
     "webp_paper": webp_paper,
 }
