@@ -150,6 +150,13 @@ def test_the_density_is_one_over_all_whole_numbers() -> None:
     torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-6)
 
 
+def test_the_rates_are_those_of_the_released_training_commands() -> None:
+    """``-norm`` for low and high, ``--likelihood_type logistic`` for med."""
+    found = {rate.name: (rate.normalised, rate.logistic) for rate in RATES.values()}
+    assert found == {"low": (True, False), "med": (False, True), "high": (True, False)}
+    assert [RATES[quality].name for quality in HIFIC.spec.qualities] == ["low", "med", "high"]
+
+
 @pytest.mark.parametrize("quality", [1, 2, 3])
 def test_each_rate_codes_with_its_own_weights_and_range(
     quality: int, folder: Path, lr: np.ndarray
