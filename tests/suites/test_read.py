@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ucip_adapt.cli import main
 from ucip_adapt.data import ArrayCache, PairedCrops, Setting, degrade_images, list_images
 from ucip_adapt.errors import ConfigError, DataError
 from ucip_adapt.suites import fill_suite, load_suite
@@ -219,3 +220,24 @@ def test_the_upload_sends_shards_manifest_and_card_only(reference, tmp_path, mon
     monkeypatch.setattr(huggingface_hub, "HfApi", broken)
     with pytest.raises(DataError, match=r"cannot upload .* The folder itself is complete"):
         push_suite(built, "pair", private=True)
+
+
+@pytest.mark.slow
+def test_the_whole_open_suite_by_two_workers(photos, tmp_path):
+    """All 23 settings, video and learned codecs among them, in workers and in threads here."""
+    pytest.importorskip("av")
+    pytest.importorskip("imageio_ffmpeg")
+    hr, out = tmp_path / "hr", tmp_path / "out"
+    hr.mkdir()
+    for name in ("photo01.png", "photo08.png"):
+        shutil.copy(photos / name, hr)
+    words = ["build-suite", "--suite", "ucsr-open", "--hr", hr, "--out", out, "--workers", 2]
+    assert main(list(map(str, words))) == 0
+    built = open_suite(out)
+    filled = fill_suite(load_suite("ucsr-open"))
+    assert (len(built.settings), max(built.slot_numbers)) == (23, 5)
+    assert built.settings == filled.settings
+    fly = degrade_images(list_images(hr), filled.settings, ArrayCache(tmp_path / "fly"))
+    assert_same(built.images(built.settings, ArrayCache(tmp_path / "cache")), fly)
+    assert {slot["asked"] for slot in built.manifest["slots"]} >= {"hm", "vtm", "hific"}
+    assert len(built.manifest["substitutions"]) == 5
