@@ -416,13 +416,15 @@ def summarise(rows: Sequence[ScoreRow], *, protocol: str = "y-c4", reference: st
     order = [reference, *(method for method in methods if method != reference)]
     # A long name widens its column; it must not run into the next one.
     first = max(14, *(len(row.dataset) + 2 for row in chosen))
+    second = max(10, *(len(f"{row.codec} {row.quality}") + 2 for row in chosen))
     widths = [max(9 * (1 + bool(place)), len(m) + 2) for place, m in enumerate(order)]
-    head = f"{'set':<{first}}{'quality':<10}"
+    head = f"{'set':<{first}}{'quality':<{second}}"
     head += "".join(f"{method:>{width}}" for method, width in zip(order, widths, strict=True))
     lines = [f"PSNR in dB, protocol {protocol}, gain over {reference} in brackets", head]
     for dataset, codec, quality in dict.fromkeys((r.dataset, r.codec, r.quality) for r in chosen):
         start = cells[dataset, codec, quality, reference]
-        line = f"{dataset:<{first}}{f'{codec} {quality}':<10}{_or_dash(start, '.3f'):>{widths[0]}}"
+        line = f"{dataset:<{first}}{f'{codec} {quality}':<{second}}"
+        line += f"{_or_dash(start, '.3f'):>{widths[0]}}"
         for method, width in zip(order[1:], widths[1:], strict=True):
             value = cells[dataset, codec, quality, method]
             gain = f"{value:.3f} ({value - start:+.3f})"

@@ -299,7 +299,7 @@ class StoredCodec:
         """
         if self.count(images, quality) == len(images):
             return replace(self, may_encode=False)
-        return self.reference if self.reference.available().ok else None
+        return self.reference if self.may_encode and self.reference.available().ok else None
 
     def count(self, images: Iterable[NDArray[np.uint8]], quality: int) -> int:
         """Number of images that have a stream.
