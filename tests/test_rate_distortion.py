@@ -112,6 +112,8 @@ def test_the_command_writes_points_and_a_picture(
     settings = [(p["curve"], p["codec"], p["quality"]) for p in record["scores"]["points"]]
     both = [("jpeg", 10), ("jpeg", 40), *(("webp", q) for q in (10, 20, 30, 40))]
     assert settings == [(curve, *pair) for curve in ("codec alone", "bicubic") for pair in both]
+    webp = record["scores"]["codecs"]["webp"]
+    assert webp == get_codec("webp").fingerprint()
     saving = record["scores"]["bd_rate_percent"]["psnr_db"]["codec alone"]["webp"]
     assert -60 < saving < -20
     assert f"{saving:+.1f} %" in shown

@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write the files, print the table."""
+    from ucip_adapt.codecs import get_codec
     from ucip_adapt.codecs.streams import use_streams
     from ucip_adapt.data import data_root, load_eval_set
     from ucip_adapt.rate_distortion import (
@@ -89,6 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         "anchor": anchor,
         "bd_rate_percent": rates,
         "left_out": left_out,
+        "codecs": {name: get_codec(name).fingerprint() for name in codecs if name not in left_out},
     }
     _write(arguments, scores, seconds=time.perf_counter() - started)
     _show(rates, anchor, left_out)
