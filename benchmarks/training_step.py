@@ -14,7 +14,6 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,10 +175,15 @@ def tuning(options: argparse.Namespace) -> dict[str, Any]:
         row |= summary(seconds[name], seconds["everything"])
         row["trained"] = sum(p.numel() for _, p in trainable_parameters(models[name]))
         row["kept_ratio"] = round(row["kept_mib"] / table["everything"]["kept_mib"], 4)
-        found = in_own_process("--one", name, "--patch", str(options.patch))
-        row |= {"peak_mib": found["peak"], "added_mib": round(found["peak"] - found["before"], 1)}
+        if not options.no_memory:
+            found = in_own_process("--one", name, "--patch", str(options.patch))
+            added = round(found["peak"] - found["before"], 1)
+            row |= {"peak_mib": found["peak"], "added_mib": added}
         print(name, row, flush=True)
     return table
+
+
+PARTS = {"samplers": samplers, "tuning": tuning}
 
 
 def one_memory(name: str, side: int) -> None:
@@ -196,6 +200,8 @@ def main() -> None:
     options_of.add_argument("--patch", type=int, default=48, help="side of the full network's crop")
     options_of.add_argument("--before", type=Path, help="checkout of the commit to compare with")
     options_of.add_argument("--fused", action="store_true", help="the fused sampler too")
+    options_of.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    options_of.add_argument("--no_memory", action="store_true", help="leave out the true peak")
     options_of.add_argument("--one", help="measure the memory of one way of tuning")
     options = options_of.parse_args()
     torch.set_num_threads(options.threads)
@@ -204,9 +210,7 @@ def main() -> None:
         return
     if options.before:
         options.before = options.before.resolve()
-    started = time.perf_counter()
-    scores = {"samplers": samplers(options), "tuning": tuning(options)}
-    print(f"{time.perf_counter() - started:.0f} s")
+    scores = {part: PARTS[part](options) for part in options.parts}
     if options.before:
         options.before = "a checkout of the commit before"
     write(options, scores)

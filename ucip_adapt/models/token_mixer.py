@@ -94,7 +94,7 @@ class OffsetLayer(nn.Module):
             joined = self.norm(torch.cat([x.to(dtype), prompt.to(dtype)], dim=-1))
             if not self.planar:
                 return to_channels_first(self.linear(joined))
-            if not is_plain(self.linear):
+            if is_traced() or not is_plain(self.linear):
                 return to_channels_first(self.linear(joined)).contiguous()
             # The product writes planes at once, where linear would write pixels to be copied.
             linear = cast(nn.Linear, effective(self.linear))
@@ -139,7 +139,8 @@ class TokenMixer(nn.Module):
         the linear maps are folded (:meth:`fold`); in training that gained nothing.
         """
         branches = self.branches_of(z, offset)
-        if not needs_graph(self, z, offset) and is_plain(self.horizontal, self.vertical, self.proj):
+        maps = self.horizontal, self.vertical, self.proj
+        if not (needs_graph(self, z, offset) or is_traced()) and is_plain(*maps):
             means = [branch.mean(dim=(1, 2)) for branch in branches]
             return self.fold(*means).apply(branches, residual)
         mapped = self.mapped(branches)
