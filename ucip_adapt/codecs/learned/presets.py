@@ -35,7 +35,7 @@ PRESETS = {
     "tiny-mse": Preset(NetworkConfig("hyperprior", 4), "mse", (0.0008, 0.0022, 0.006, 0.016)),
     "tiny-msssim": Preset(NetworkConfig("hyperprior", 4), "ms-ssim", (2.0, 5.0, 13.0, 32.0)),
     "tiny-perceptual": Preset(
-        NetworkConfig("hyperprior", 3), "mse", (0.0008, 0.0022, 0.006), adversarial=0.4
+        NetworkConfig("hyperprior", 3), "mse", (0.0008, 0.0022, 0.006), adversarial=0.2
     ),
     "tiny-elic": Preset(
         NetworkConfig("groups", 4, luma=40, chroma=12, width=56),

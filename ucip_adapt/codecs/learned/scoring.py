@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ucip_adapt.codecs.base import Codec
 from ucip_adapt.codecs.learned.ms_ssim import ms_ssim
-from ucip_adapt.metrics.functional import psnr, rgb_to_y
+from ucip_adapt.metrics import get_protocol, score
+from ucip_adapt.metrics.functional import rgb_to_y
 
 __all__ = ["CodecScore", "detail_kept", "score_codec"]
 
@@ -26,8 +27,8 @@ class CodecScore:
     Attributes:
         quality: The codec's own knob.
         bpp: Bits per pixel of the whole streams.
-        psnr_rgb: In dB, over all three channels.
-        psnr_y: In dB, on luma (BT.601, studio range).
+        psnr_rgb: In dB, protocol rgb-c0.
+        psnr_y: In dB, protocol y-c0.
         ms_ssim: Over three scales, on RGB.
         detail_kept: Energy of fine detail against the original's; see :func:`detail_kept`.
     """
@@ -58,17 +59,14 @@ def score_codec(
         rows = []
         for image in images:
             coded = codec.roundtrip(image, quality)
-            preds, target = _levels(coded.pixels), _levels(image)
+            rgb, luma = (get_protocol(name) for name in ("rgb-c0", "y-c0"))
+            similarity = ms_ssim(_levels(coded.pixels), _levels(image), data_range=255.0)
             rows.append(
                 [
                     coded.bpp,
-                    psnr(preds, target, data_range=255.0).item(),
-                    psnr(
-                        rgb_to_y(preds, data_range=255.0),
-                        rgb_to_y(target, data_range=255.0),
-                        data_range=255.0,
-                    ).item(),
-                    ms_ssim(preds, target, data_range=255.0).item(),
+                    score(coded.pixels, image, rgb).psnr_db,
+                    score(coded.pixels, image, luma).psnr_db,
+                    similarity.item(),
                     detail_kept(coded.pixels, image),
                 ]
             )

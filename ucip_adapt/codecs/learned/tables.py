@@ -49,7 +49,8 @@ def frequencies(probabilities: NDArray[np.float64]) -> NDArray[np.uint16]:
     left = TOTAL - count - int(whole.sum())
     whole[np.argsort(whole - share, kind="stable")[:left]] += 1
     whole += 1
-    return whole.astype(np.uint16)
+    counts: NDArray[np.uint16] = whole.astype(np.uint16)
+    return counts
 
 
 def gaussian_table(scale: float) -> NDArray[np.uint16]:

@@ -1,0 +1,135 @@
+"""``recipes/train_codec.py``: a few steps, stopped and resumed, and what it leaves."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+
+from ucip_adapt.assets import image_folder
+from ucip_adapt.codecs.learned import TINY_MSE
+from ucip_adapt.codecs.learned.crops import CodecCrops, reduced
+from ucip_adapt.codecs.learned.weights import load_codec
+from ucip_adapt.config import parse_config
+from ucip_adapt.data import read_rgb
+from ucip_adapt.data.images import save_png
+from ucip_adapt.errors import ConfigError, DataError
+
+RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "train_codec.py"
+KINDS = {
+    "tiny-mse": [],
+    "tiny-elic": [],
+    "tiny-msssim": ["--start_from", str(TINY_MSE.path)],
+    "tiny-perceptual": ["--start_from", str(TINY_MSE.path)],
+}
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    spec = importlib.util.spec_from_file_location("ucip_test_train_codec", RECIPE)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("images")
+    for split, name in (("train", "city"), ("train", "flowers"), ("validation", "girl")):
+        image = read_rgb(image_folder(split) / f"{name}.webp")[100:308, 200:416]
+        (root / split).mkdir(exist_ok=True)
+        save_png(root / split / f"{name}.png", image)
+    return root
+
+
+@pytest.fixture
+def train(recipe, folders, monkeypatch):
+    def go(output: Path, *flags: str, stop_at: int | None = None) -> dict:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        words = ["--train_data_dir", str(folders / "train"), "--output_dir", str(output)]
+        words += ["--validation_data_dir", str(folders / "validation"), "--patch_size", "48"]
+        words += ["--max_train_steps", "4", "--train_batch_size", "4", "--log_steps", "2"]
+        with monkeypatch.context() as patch:
+            if stop_at is not None:
+                step = recipe.GuardedStep.step
+
+                def watch(self, done):
+                    if done == stop_at - 1:
+                        signal.raise_signal(signal.SIGTERM)
+                    return step(self, done)
+
+                patch.setattr(recipe.GuardedStep, "step", watch)
+            return recipe.main(parse_config(recipe.Options, [*words, *flags]))
+
+    return go
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [
+        "tiny-mse",
+        pytest.param("tiny-elic", marks=pytest.mark.slow),
+        pytest.param("tiny-msssim", marks=pytest.mark.slow),
+        "tiny-perceptual",
+    ],
+)
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(train, tmp_path, codec):
+    flags = ["--codec", codec, *KINDS[codec]]
+    whole = train(tmp_path / "whole", *flags)
+    assert train(tmp_path / "parts", *flags, stop_at=2) == {}
+    train(tmp_path / "parts", *flags, "--resume_from_checkpoint", "latest")
+    name = f"{codec}.safetensors"
+    first, second = (load_codec(tmp_path / run / name) for run in ("whole", "parts"))
+    for key, value in first.network.state_dict().items():
+        assert torch.equal(value, second.network.state_dict()[key]), key
+    assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+
+    results = json.loads((tmp_path / "whole" / "results.json").read_text())
+    assert results == json.loads(json.dumps(whole))
+    rows = results["scores"]["rows"]
+    assert [row["quality"] for row in rows] == list(range(1, first.network.config.rates + 1))
+    assert results["scores"]["curve"][-1]["step"] == 4
+    assert first.training["steps"] == 4
+
+
+def test_only_the_decoder_learns_from_the_opponent(train, tmp_path):
+    train(tmp_path, "--codec", "tiny-perceptual", *KINDS["tiny-perceptual"])
+    before = load_codec(TINY_MSE.path).network.state_dict()
+    after = load_codec(tmp_path / "tiny-perceptual.safetensors").network.state_dict()
+    for name, value in after.items():
+        same = torch.equal(
+            value, before[name][:3] if value.shape != before[name].shape else before[name]
+        )
+        assert same != name.startswith("synthesis."), name
+
+
+def test_the_opponent_needs_somebody_to_start_from(train, tmp_path):
+    with pytest.raises(ConfigError, match="trains only a decoder: give --start_from"):
+        train(tmp_path, "--codec", "tiny-perceptual")
+
+
+def test_training_lowers_the_cost(train, tmp_path):
+    """From cosines, 30 steps are enough to see it."""
+    flags = ["--codec", "tiny-mse", "--max_train_steps", "30", "--log_steps", "10"]
+    curve = train(tmp_path, *flags)["scores"]["curve"]
+    weights = np.array([0.0008, 0.0022, 0.006, 0.016])
+    costs = [np.sum(np.array(row["bpp"]) + weights * row["mse"]) for row in curve]
+    assert costs[-1] < 0.92 * costs[0]
+
+
+def test_crops_are_a_function_of_seed_and_index(folders):
+    images = reduced(sorted((folders / "train").iterdir()))
+    assert [image.shape[0] for image in images] == [52, 52, 104, 104]
+    crops = [CodecCrops(images, patch_size=48, seed=seed) for seed in (0, 0, 1)]
+    assert torch.equal(crops[0][7]["image"], crops[1][7]["image"])
+    assert not torch.equal(crops[0][7]["image"], crops[2][7]["image"])
+    with pytest.raises(DataError, match="52 x 54 pixels, less than a crop of 64"):
+        CodecCrops(images, patch_size=64, seed=0)
