@@ -4,7 +4,7 @@
 
 Every point is a process of its own, so that its peak is its own: the resident memory that enlarging
 adds to a process which has loaded the network (Linux). Points take turns over the rounds and the
-fastest counts. ``--only 12mp`` measures the points of one group and keeps the others in the file.
+fastest counts. ``--only 12mp`` measures some points and keeps the others in the file.
 Rows of the result are dropped as they come, as if written to a file.
 """
 
@@ -24,6 +24,8 @@ import torch
 
 from ucip_adapt.models import UCIP, LargePlan, UCIPConfig, plan_large, upscale_rows, upscale_windows
 from ucip_adapt.training.results import command_line, environment
+
+TILE = 256
 
 LIMIT = "500MB"
 """What exact points and tiles may add; whole images may take what they need."""
@@ -75,9 +77,10 @@ def measure(point: dict[str, Any], threads: int) -> dict[str, Any]:
     mode = point["mode"]
     plan: LargePlan | None = None
     limit = "999GB" if mode == "whole" else LIMIT
+    tile = TILE if mode == "tiles" else None
     if not mode.startswith("batch"):
         list(upscale_rows(model, image[:64, :64], mode=mode))
-        plan = plan_large(model.config, height, width, max_memory=limit, mode=mode)
+        plan = plan_large(model.config, height, width, max_memory=limit, mode=mode, tile=tile)
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     start, cpu = time.perf_counter(), time.process_time()
@@ -87,7 +90,7 @@ def measure(point: dict[str, Any], threads: int) -> dict[str, Any]:
         with torch.no_grad():
             upscale_windows(model, lq, window=48, batch_size=size)
     else:
-        for _ in upscale_rows(model, image, mode=mode, max_memory=limit):
+        for _ in upscale_rows(model, image, mode=mode, max_memory=limit, tile=tile):
             pass
     return {
         "cpu_seconds": time.process_time() - cpu,
@@ -118,6 +121,7 @@ def row(point: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, Any]:
     }
     return {
         **point,
+        "commit": environment()["commit"],
         "height": height,
         "width": width,
         **numbers,
@@ -128,10 +132,31 @@ def row(point: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def key(point: dict[str, Any]) -> str:
+    """What ``--only`` is looked for in, such as ``tiny 0.25 exact``."""
+    return f"{point['group']} {point['megapixels']} {point['mode']}"
+
+
+def write(path: Path, rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Write rows in the order of the points, and keep those of other points."""
+    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    new = {key(r): r for r in [*old.get("scores", []), *rows]}
+    record = {
+        "format_version": "1.0",
+        "kind": "benchmark",
+        "command": command_line(),
+        "config": {"threads": options.threads, "max_memory": LIMIT},
+        "environment": environment(),
+        "scores": [new[key(point)] for point in POINTS if key(point) in new],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", help="group of points: tiny, 12mp, full, windows")
+    parser.add_argument("--only", default="", help="words of points, such as 'tiny 0.25'")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/large_images.json"))
@@ -140,27 +165,17 @@ def main() -> None:
     if options.point:
         print(json.dumps(measure(json.loads(options.point), options.threads)))
         return
-    chosen = [p for p in POINTS if options.only in (None, p["group"])]
-    found: list[list[dict[str, Any]]] = [[] for _ in chosen]
+    chosen = [point for point in POINTS if options.only in key(point)]
+    found: dict[str, list[dict[str, Any]]] = {key(point): [] for point in chosen}
     for turn in range(options.rounds):
-        for point, values in zip(chosen, found, strict=True):
-            if turn == 0 or point["group"] != "12mp":  # minutes long: once
-                values.append(in_process(point, options.threads))
-                print(row(point, values), flush=True)
-    rows = [row(point, values) for point, values in zip(chosen, found, strict=True)]
-    old = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
-    kept = [r for r in old.get("scores", []) if r["group"] not in {p["group"] for p in chosen}]
-    order = [p["group"] for p in POINTS]
-    record = {
-        "format_version": "1.0",
-        "kind": "benchmark",
-        "command": command_line(),
-        "config": {"rounds": options.rounds, "threads": options.threads, "max_memory": LIMIT},
-        "environment": environment(),
-        "scores": sorted([*kept, *rows], key=lambda r: order.index(r["group"])),
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        for point in chosen:
+            if turn and point["group"] == "12mp":  # minutes long: once
+                continue
+            values = found[key(point)]
+            values.append(in_process(point, options.threads))
+            print(row(point, values), flush=True)
+            # After every point: the largest take minutes, and what was measured stays.
+            write(options.out, [row(point, values)], options)
 
 
 if __name__ == "__main__":

@@ -100,6 +100,13 @@ def test_auto_takes_the_image_whole_as_long_as_it_fits():
     assert "exactly the whole image" in plan.describe()
 
 
+def test_one_tile_is_the_whole_image():
+    plan = plan_large(NANO, 60, 100, mode="tiles", tile=100)
+    assert (plan.mode, plan.exact) == ("whole", True)
+    plan = plan_large(NANO, 60, 101, mode="tiles", tile=100)
+    assert (plan.mode, plan.exact) == ("tiles", False)
+
+
 @pytest.mark.parametrize("preset", ["tiny", "small", "full"])
 @pytest.mark.parametrize("size", [(3000, 4000), (64, 20000), (20000, 64)])
 def test_an_exact_plan_keeps_the_limit_for_every_shape(preset, size):

@@ -193,7 +193,8 @@ class Body:
             x = (own + bias).view(-1, mixer.dim)
             for branch, matrix in zip(branches, matrices, strict=True):
                 x.addmm_(branch.reshape(-1, mixer.dim), matrix)
-            for piece in x.split(_PIXELS):
+            for start in range(0, len(x), _PIXELS):
+                piece = x[start : start + _PIXELS]
                 piece.add_(layer.mlp(layer.norm2(piece)))
             x = x.view_as(own)
             moments.add(x)

@@ -292,6 +292,8 @@ def _plan_tiles(
             f"tiles of {side} pixels of a {width} x {height} image need {least} MB, max_memory "
             f"allows {_readable(room + output_bytes)}: give max_memory='{least}MB' or more"
         )
+    if not configured and max(height, width) <= side:  # one tile: nothing approximate about it
+        return LargePlan("whole", height, width, peak_bytes=peak(side) + output_bytes)
     return LargePlan(
         "tiles",
         height,

@@ -10,10 +10,9 @@ import os
 import tempfile
 from abc import ABC, abstractmethod
 from contextlib import ExitStack
-from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Self, cast
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -123,7 +122,7 @@ class FileMap(FeatureMap):
         try:
             # On Linux it never has a name; elsewhere the system removes it when it is closed.
             # Unbuffered, as every read and write is a whole strip or line.
-            self._file = cast(FileIO, tempfile.TemporaryFile(dir=folder, buffering=0))  # noqa: SIM115
+            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         except OSError as error:
             raise TemporaryFileError(
                 f"cannot make a temporary file for feature maps in {folder}: {error.strerror}; "
@@ -261,4 +260,5 @@ class Store:
 
 def _bytes_of(values: Tensor) -> memoryview:
     """The bytes of a tensor, which is copied only if it is not contiguous in host memory."""
-    return memoryview(values.detach().cpu().contiguous().view(-1).numpy()).cast("B")
+    array = values.detach().cpu().contiguous().view(-1).numpy()
+    return array.data.cast("B")
