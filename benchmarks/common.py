@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -95,8 +94,13 @@ def kept_mib(model: nn.Module, forward: Callable[[], Tensor]) -> float:
 
 
 def own_peak_mib() -> float:
-    """Largest resident size of this process so far, in MiB (Linux)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Largest resident size of this process so far, in MiB (Linux).
+
+    Not getrusage: its maximum is inherited from the process that started this one.
+    """
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
 
 
 def in_own_process(*arguments: str, timeout_s: float = 1800) -> Any:  # noqa: ANN401 - JSON

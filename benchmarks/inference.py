@@ -64,9 +64,7 @@ def differences(network: nn.Module, lq: torch.Tensor) -> dict[str, float]:
     }
 
 
-def measure(
-    size: str, rounds: int, names: list[str], precisions: list[str], *, memory: bool
-) -> dict[str, Any]:
+def measure(size: str, rounds: int, names: list[str], precisions: list[str]) -> dict[str, Any]:
     """All networks on one size."""
     lq = image(size)
     networks = {name: build(name) for name in names}
@@ -96,18 +94,23 @@ def measure(
                 **{f"ucip_{k}": v for k, v in ratios.items()},
             }
             print(size, f"{name}, {precision}", table[f"{name}, {precision}"], flush=True)
-    if memory:
-        # Precisions differ little in it: the float32 stream of features is the same.
-        for row in (row for row in table.values() if row["precision"] == "fp32"):
-            found = in_own_process("--one", row["network"], size, row["precision"])
-            row |= {
-                "peak_mib": found["peak"],
-                "added_mib": round(found["peak"] - found["before"], 1),
-            }
     return {
         "rows": table,
         "differences": differences(networks[OURS], lq) if len(precisions) > 1 else {},
     }
+
+
+def memory(size: str, names: list[str]) -> dict[str, Any]:
+    """Peak memory of each network on one size, in float32 and in a process of its own."""
+    table = {}
+    for name in names:
+        found = in_own_process("--one", name, size, "fp32")
+        table[name] = {
+            "peak_mib": found["peak"],
+            "added_mib": round(found["peak"] - found["before"], 1),
+        }
+        print(size, name, table[name], flush=True)
+    return table
 
 
 def main() -> None:
@@ -120,7 +123,7 @@ def main() -> None:
     options_of.add_argument(
         "--only", nargs="+", default=[], help="one precision for a size, such as 256x192=fp32"
     )
-    options_of.add_argument("--no_memory", action="store_true")
+    options_of.add_argument("--memory", action="store_true", help="peak memory instead of time")
     options_of.add_argument("--networks", nargs="+", choices=PEERS, default=available())
     options_of.add_argument(
         "--one", nargs=3, help="measure the memory of: network, size, precision"
@@ -131,6 +134,9 @@ def main() -> None:
         one_memory(*options.one)
         return
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
+    if options.memory:
+        write(options, {"memory": {size: memory(size, options.networks) for size in options.sizes}})
+        return
     rounds = options.size_rounds or [options.rounds] * len(options.sizes)
     limits = dict(part.split("=") for part in options.only)
     parameters = {
@@ -141,7 +147,7 @@ def main() -> None:
         # Only the first three on larger images: they take minutes.
         networks = options.networks if size == options.sizes[0] else options.networks[:3]
         chosen = [limits[size]] if size in limits else list(PRECISIONS)
-        scores[size] = measure(size, count, networks, chosen, memory=not options.no_memory)
+        scores[size] = measure(size, count, networks, chosen)
         write(options, {"parameters": parameters, "sizes": scores})
 
 

@@ -1,0 +1,149 @@
+"""Fill the tables of docs/performance.md from the files under results/benchmarks/.
+
+    python docs/make_performance.py          # writes
+    python docs/make_performance.py --check  # fails if a table is stale
+
+A table stands between ``<!-- table:NAME -->`` and ``<!-- end -->``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "results" / "benchmarks"
+PAGE = ROOT / "docs" / "performance.md"
+INFERENCE = ("inference.json", "inference_large.json")
+
+
+def read(name: str) -> Any:  # noqa: ANN401 - JSON
+    """Read a benchmark's results."""
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def inference() -> str:
+    """Every network by size and precision; ratios are UCIP's time over the network's."""
+    lines = [
+        (
+            "| LQ pixels | precision | network | CPU s | min to max | ms per pixel "
+            "| UCIP / it | of minima |"
+        ),
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    sizes: dict[str, Any] = {}
+    for name in INFERENCE:
+        sizes |= read(name)["scores"]["sizes"]
+    for size, found in sizes.items():
+        for row in found["rows"].values():
+            low, high = row["spread"]
+            lines.append(
+                f"| {size} | {row['precision']} | {row['network']} | {row['cpu_seconds']:.2f} "
+                f"| {low:.2f} to {high:.2f} | {row['ms_per_pixel']:.3f} "
+                f"| {row['ucip_ratio']:.2f} | {row['ucip_ratio_of_minima']:.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def memory() -> str:
+    """Peak memory of a process that restores one image."""
+    lines = ["| LQ pixels | network | peak MiB | added by the pass |", "|---|---|---|---|"]
+    for size, found in read("inference_memory.json")["scores"]["memory"].items():
+        lines += [
+            f"| {size} | {name} | {row['peak_mib']:.0f} | {row['added_mib']:.0f} |"
+            for name, row in found.items()
+        ]
+    return "\n".join(lines)
+
+
+def differences() -> str:
+    """What the quicker precisions change in UCIP's output."""
+    lines = ["| LQ pixels | matmul precision medium | bfloat16 autocast |", "|---|---|---|"]
+    for size, found in read("inference.json")["scores"]["sizes"].items():
+        if found["differences"]:
+            by = found["differences"]
+            lines.append(f"| {size} | {by['medium']:.1e} | {by['bf16']:.1e} |")
+    return "\n".join(lines)
+
+
+def samplers() -> str:
+    """A full training step of the small networks, by sampler, today and before."""
+    lines = [
+        "| network, sampler | CPU s | steps / s | / gather | kept MiB |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in read("training_step.json")["scores"]["samplers"].items():
+        kept = f"{row['kept_mib']:.0f}" if "kept_mib" in row else ""
+        lines.append(
+            f"| {name} | {row['cpu_seconds']:.3f} | {row['steps_per_second']:.2f} "
+            f"| {row['ratio']:.2f} | {kept} |"
+        )
+    return "\n".join(lines)
+
+
+def tuning() -> str:
+    """A step of the full network by what is tuned."""
+    lines = [
+        "| tuned | parameters | CPU s | / everything | kept MiB | / everything |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in read("tuning_full.json")["scores"]["tuning"].items():
+        lines.append(
+            f"| {name} | {row['trained']:,} | {row['cpu_seconds']:.2f} | {row['ratio']:.2f} "
+            f"| {row['kept_mib']:.0f} | {row['kept_ratio']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def machines() -> str:
+    """Command, hardware and commit of each file."""
+    lines = ["| file | command | hardware | torch | commit |", "|---|---|---|---|---|"]
+    for name in (*INFERENCE, "inference_memory.json", "training_step.json", "tuning_full.json"):
+        record = read(name)
+        about = record["environment"]
+        threads = record["config"]["threads"]
+        lines.append(
+            f"| {name} | `{record['command']}` | {about['cpu']}, {threads} of {about['cpu_cores']} "
+            f"cores | {about['versions']['torch']} | {str(about['commit'])[:12]} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "inference": inference,
+    "differences": differences,
+    "memory": memory,
+    "samplers": samplers,
+    "tuning": tuning,
+    "machines": machines,
+}
+
+
+def fill(page: str) -> str:
+    """Replace the tables of a page by new ones."""
+
+    def table(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{TABLES[match[2]]()}\n{match[3]}"
+
+    return re.sub(r"(<!-- table:(\w+) -->)\n.*?(<!-- end -->)", table, page, flags=re.DOTALL)
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page, or compare it."""
+    text = PAGE.read_text(encoding="utf-8")
+    filled = fill(text)
+    if filled == text:
+        return 0
+    if "--check" in arguments:
+        sys.stderr.write("stale tables: run python docs/make_performance.py\n")
+        return 1
+    PAGE.write_text(filled, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

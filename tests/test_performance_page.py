@@ -1,0 +1,36 @@
+"""The tables of docs/performance.md are those that its command makes."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def maker():
+    spec = importlib.util.spec_from_file_location(
+        "make_performance", ROOT / "docs/make_performance.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_are_fresh_and_all_there(maker):
+    page = maker.PAGE.read_text(encoding="utf-8")
+    assert all(f"<!-- table:{name} -->" in page for name in maker.TABLES)
+    assert maker.fill(page) == page, "run python docs/make_performance.py"
+
+
+def test_a_stale_number_is_seen(maker, monkeypatch, tmp_path):
+    page = maker.PAGE.read_text(encoding="utf-8")
+    stale = tmp_path / "performance.md"
+    stale.write_text(page.replace("| fp32 | UCIP full | ", "| fp32 | UCIP full | 9"), "utf-8")
+    monkeypatch.setattr(maker, "PAGE", stale)
+    assert maker.main(["--check"]) == 1
+    assert maker.main([]) == 0
+    assert stale.read_text(encoding="utf-8") == page
