@@ -18,7 +18,12 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
-PAGES = (ROOT / "README.md", ROOT / "adapters/README.md", ROOT / "docs/codecs.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "adapters/README.md",
+    ROOT / "docs/codecs.md",
+    ROOT / "docs/large_images.md",
+)
 SETS = ("Set5", "Set14", "BSD100")
 SIZES = "| parameters | bytes | step | kept |"
 
@@ -206,9 +211,34 @@ def matched_rates() -> str:
     return "\n".join(lines)
 
 
+def large_images() -> str:
+    """Memory and time of large images by way of working, and time against the whole image."""
+    rows = read("benchmarks/large_images.json")["scores"]
+    whole = {
+        (r["network"], r["megapixels"]): r["cpu_seconds"] for r in rows if r["mode"] == "whole"
+    }
+    lines = [
+        "| network | LQ image | way | memory added | planned | files | us per LQ pixel | time |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        start = whole.get((r["network"], r["megapixels"]))
+        ratio = "-" if start is None else f"x{r['cpu_seconds'] / start:.2f}"
+        way = r["mode"].replace("batch 1", "windows, one by one").replace("batch auto", "windows")
+        planned, files = (
+            "-" if r[name] is None else f"{r[name]:,.0f} MB" for name in ("planned_mb", "file_mb")
+        )
+        lines.append(
+            f"| {r['network']} | {r['width']} x {r['height']} | {way} | {r['added_mb']:,.0f} MB "
+            f"| {planned} | {files} | {r['microseconds_per_pixel']:.1f} | {ratio} |"
+        )
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "adapters": adapters,
     "base_jpeg": base_jpeg,
+    "large_images": large_images,
     "matched_rates": matched_rates,
     "codecs_set14": codecs_set14,
     "webp_methods": webp_methods,
