@@ -3,7 +3,7 @@
     UCIP_DATA=... python benchmarks/tiny_codecs.py measure   # results/tiny_codecs.json
     python benchmarks/tiny_codecs.py plot                     # docs/tiny_codecs.png, from that file
     python benchmarks/tiny_codecs.py pictures                 # docs/tiny_codecs_damage.png
-    python docs/make_tables.py                                # the tables of docs/tiny_codecs.md
+    python benchmarks/tiny_codecs.py tables                   # the tables of docs/tiny_codecs.md
 
 The stored low-resolution images of BSD100 are coded. What a training took is read from the results
 file that the recipe left (``results/tiny_codecs/NAME.json``).
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from ucip_adapt.training.results import command_line, environment, read_results,
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "results" / "tiny_codecs.json"
+PAGE = ROOT / "docs" / "tiny_codecs.md"
 TRAININGS = ROOT / "results" / "tiny_codecs"
 # Wider than the suites' settings, so that every tiny rate lies between two of theirs.
 REFERENCES = {"webp": (0, 1, 5, 10, 20, 30, 40, 50), "hevc-x265": (47, 42, 37, 32, 29, 27)}
@@ -126,7 +128,7 @@ def plot() -> None:
     rows = json.loads(OUT.read_text(encoding="utf-8"))["scores"]["rows"]
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     for axis, kind, label in zip(
-        axes, ("psnr_rgb", "ms_ssim"), ("PSNR of RGB in dB", "MS-SSIM in dB"), strict=True
+        axes, ("psnr_rgb", "ms_ssim"), ("PSNR of RGB in dB", "-10 log10(1 - MS-SSIM)"), strict=True
     ):
         for name in (*REFERENCES, *TINY_CODECS):
             own = [row for row in rows if row["codec"] == name and row["bpp"] < 1.45]
@@ -169,7 +171,73 @@ def pictures() -> None:
     figure.savefig(ROOT / "docs" / "tiny_codecs_damage.png", dpi=110, metadata={"Software": None})
 
 
+def rates_table(record: dict[str, Any]) -> str:
+    """Every measured point."""
+    lines = [
+        "| codec | setting | bpp | PSNR RGB | PSNR Y | MS-SSIM | detail kept |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['codec']} | {row['quality']} | {row['bpp']:.3f} | {row['psnr_rgb']:.2f} | "
+        f"{row['psnr_y']:.2f} | {row['ms_ssim']:.4f} | {row['detail_kept']:.2f} |"
+        for row in record["scores"]["rows"]
+    ]
+    return "\n".join(lines)
+
+
+def over_table(record: dict[str, Any]) -> str:
+    """Differences at equal rate, a cell for each rate of a codec."""
+    lines = [
+        "| codec | over | PSNR RGB in dB | PSNR Y in dB | MS-SSIM |",
+        "|---|---|---|---|---|",
+    ]
+    for other, codecs in record["scores"]["over"].items():
+        for name, kinds in codecs.items():
+            cells = (
+                ", ".join(
+                    "-" if value is None else f"{value:+.{4 if kind == 'ms_ssim' else 2}f}"
+                    for value in kinds[kind]
+                )
+                for kind in DISTORTIONS
+            )
+            lines.append(f"| {name} | {other} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def training_table(record: dict[str, Any]) -> str:
+    """Sizes, and what the training took."""
+    lines = [
+        "| codec | parameters | bytes of the file | steps | seconds of training | commit |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {name} | {row['parameters']:,} | {row['bytes']:,} | {row['steps']:,} | "
+        f"{row['training_seconds']:,.0f} | {row['commit'][:7]} |"
+        for name, row in record["parameters"].items()
+    ]
+    return "\n".join(lines)
+
+
+TABLES = {"rates": rates_table, "over": over_table, "training": training_table}
+
+
+def fill(page: str) -> str:
+    """Replace the tables of the page by those of the results file."""
+    record = json.loads(OUT.read_text(encoding="utf-8"))
+
+    def table(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{TABLES[match[2]](record)}\n{match[3]}"
+
+    return re.sub(r"(<!-- table:(\w+) -->)\n.*?(<!-- end -->)", table, page, flags=re.DOTALL)
+
+
+def tables() -> None:
+    """Fill the page."""
+    PAGE.write_text(fill(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("measure", "plot", "pictures"))
-    {"measure": measure, "plot": plot, "pictures": pictures}[parser.parse_args().what]()
+    parser.add_argument("what", choices=("measure", "plot", "pictures", "tables"))
+    steps = {"measure": measure, "plot": plot, "pictures": pictures, "tables": tables}
+    steps[parser.parse_args().what]()

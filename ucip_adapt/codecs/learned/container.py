@@ -4,8 +4,8 @@
 2 bytes    ``UT``
 1 byte     version of the format (high four bits) and codec (low four)
 1 byte     rate, from 1
-1-3 bytes  width, seven bits a byte, lowest first, top bit set while more follow
-1-3 bytes  height, the same way
+1-2 bytes  width, seven bits a byte, lowest first, top bit set while more follow
+1-2 bytes  height, the same way
 4 bytes    CRC-32 of the weights' sha256, the fields above and the payload
 =========  ======================================================================
 
@@ -123,7 +123,7 @@ def _variable(value: int) -> bytes:
 
 def _read_variable(stream: bytes, place: int) -> tuple[int, int]:
     value = 0
-    for shift in (0, 7, 14):
+    for shift in (0, 7):
         if place >= len(stream):
             break
         byte = stream[place]

@@ -35,8 +35,8 @@ __all__ = ["TINY_ELIC", "TINY_MSE", "TINY_MSSSIM", "TINY_PERCEPTUAL", "TinyCodec
 class TinyCodec:
     """A small learned codec trained by ``recipes/train_codec.py``.
 
-    A stand-in of a kind of codec, not the codec of any paper: Cheng2020, HiFiC and ELIC are thirty
-    to three hundred times as large.
+    A stand-in of a kind of codec, not the codec of any paper: Cheng2020, HiFiC and ELIC have
+    tens to hundreds of times as many parameters.
 
     Attributes:
         spec: Name, qualities and range.
