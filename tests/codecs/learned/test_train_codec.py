@@ -19,6 +19,7 @@ from ucip_adapt.codecs.learned.crops import CodecCrops, reduced
 from ucip_adapt.codecs.learned.weights import load_codec
 from ucip_adapt.config import parse_config
 from ucip_adapt.data import read_rgb
+from ucip_adapt.data.bicubic import bicubic_down2
 from ucip_adapt.data.images import save_png
 from ucip_adapt.errors import ConfigError, DataError
 
@@ -133,3 +134,22 @@ def test_crops_are_a_function_of_seed_and_index(folders):
     assert not torch.equal(crops[0][7]["image"], crops[2][7]["image"])
     with pytest.raises(DataError, match="52 x 54 pixels, less than a crop of 64"):
         CodecCrops(images, patch_size=64, seed=0)
+
+
+def test_half_size_is_matlabs_too():
+    """The kernel of ``imresize(image, 1/2)`` by weights written out, rounded between the axes."""
+    distances = (np.arange(8) - 3.5) / 2
+    x = np.abs(distances)
+    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    taps = np.where(x <= 1, near, far) / 2
+
+    def halve(lines: np.ndarray) -> np.ndarray:
+        padded = np.pad(lines, ((3, 3), (0, 0)), mode="symmetric").astype(float)
+        rows = [taps @ padded[2 * i : 2 * i + 8] for i in range(len(lines) // 2)]
+        return np.clip(np.floor(np.array(rows) + 0.5), 0, 255)
+
+    image = np.random.default_rng(0).integers(0, 256, (14, 22, 3), np.uint8)
+    expected = np.stack([halve(halve(image[..., c]).T).T for c in range(3)], axis=2)
+    np.testing.assert_array_equal(bicubic_down2(image), expected)
+    with pytest.raises(DataError, match="reduced to a half"):
+        bicubic_down2(image[:13])
