@@ -25,7 +25,7 @@ import torch
 from ucip_adapt.models import UCIP, LargePlan, UCIPConfig, plan_large, upscale_rows, upscale_windows
 from ucip_adapt.training.results import command_line, environment
 
-TILE = 256
+TILE = 192
 
 LIMIT = "500MB"
 """What exact points and tiles may add; whole images may take what they need."""

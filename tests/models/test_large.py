@@ -111,7 +111,7 @@ def test_one_tile_is_the_whole_image():
 @pytest.mark.parametrize("size", [(3000, 4000), (64, 20000), (20000, 64)])
 def test_an_exact_plan_keeps_the_limit_for_every_shape(preset, size):
     config = UCIPConfig.preset(preset)
-    for limit in ("4GB", "1200MB"):
+    for limit in ("4GB", "1500MB"):
         plan = plan_large(config, *size, max_memory=limit, mode="exact")
         assert plan.peak_bytes <= parse_memory(limit)
         assert min(plan.rows, plan.columns, plan.tail_rows) >= 1

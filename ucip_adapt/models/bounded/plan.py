@@ -201,7 +201,7 @@ def whole_bytes(config: UCIPConfig, pixels: int, itemsize: int) -> int:
 
 def _row_bytes(config: UCIPConfig, itemsize: int) -> int:
     """Estimated memory per pixel of a strip of rows, or of columns."""
-    return itemsize * (12 * config.embed_dim + 2 * config.prompt_dim)
+    return itemsize * (16 * config.embed_dim + 2 * config.prompt_dim)
 
 
 def _tail_bytes(config: UCIPConfig, itemsize: int) -> int:
@@ -270,9 +270,9 @@ def _plan_tiles(
     itemsize: int,
 ) -> LargePlan:
     def peak(side: int) -> int:
-        # A band of the output is added up in float32, before and after its division.
+        # A band of the output is added up in float32, grows, and is divided by its weights.
         high, wide = min(side, height), min(side, width)
-        band = 3 * 3 * SCALE**2 * high * width * max(itemsize, 4)
+        band = 5 * 3 * SCALE**2 * high * width * max(itemsize, 4)
         return whole_bytes(config, max(high * wide, _STRIP_PIXELS), itemsize) + band
 
     configured = mode == "auto" and tile is None
