@@ -58,7 +58,7 @@ def test_every_command_has_help_of_its_own(name: str, capsys: pytest.CaptureFixt
         (["codes"], "error: unknown command 'codes'; did you mean 'codecs'? Known: "),
         (
             ["codecs", "--jsn"],
-            "error: unknown flag '--jsn'; did you mean '--json'? Known: --allow-command, --check, --h",
+            "error: unknown flag '--jsn'; did you mean '--json'? Known: --allow-command, --check, ",
         ),
         (["codecs", "webp"], "error: unexpected argument 'webp'\n"),
         (["recipes", "copy"], "error: the following arguments are required: DIR\n"),
