@@ -30,7 +30,7 @@ LAUNCH = $(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --m
 	--num_cpu_threads_per_process $(THREADS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tune test test-slow lint clean clean-all
+.PHONY: help setup tune bench test test-slow lint clean clean-all
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */  make \1|/' | \
@@ -61,6 +61,12 @@ lint: $(STAMP)  ## ruff, mypy (strict), codespell, stray blanks and large files
 	$(BIN)/mypy
 	$(BIN)/codespell
 	git ls-files -z | xargs -0 $(BIN)/python .ci/check_files.py
+
+# SwinIR and RRDB come with spandrel, Swin2SR with transformers. Without their dependencies: spandrel's names
+# torchvision, which replaces a CPU build of PyTorch by gigabytes.
+bench: $(STAMP)  ## compare time and memory with SwinIR, Swin2SR and RRDB; docs/performance.md lists all benchmarks
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps $(PIP_ARGS) "spandrel>=0.4" "einops>=0.8"
+	$(BIN)/python benchmarks/inference.py $(ARGS)
 
 test: lint  ## lint, then the tests and doctests that are not slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not hub" -n $(WORKERS) $(PYTEST_ARGS)
