@@ -39,6 +39,7 @@ class Upscaler:
         dtype: Precision of the forward pass; less than ``"float32"`` runs under autocast.
 
     Example:
+        >>> from PIL import Image
         >>> model = load()
         >>> model.upscale(Image.new("LA", (9, 7))).size
         (36, 28)
