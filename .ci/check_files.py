@@ -14,8 +14,8 @@ from pathlib import Path
 LARGE_BYTES = 500_000
 # Weights and images that ship live here, each with its licence; everything else is text or small.
 MAY_BE_LARGE = ("ucip_adapt/assets/", "adapters/")
-# Tests compare these byte for byte, and licences are kept as their authors wrote them.
-AS_THEY_ARE = ("tests/golden/", "tests/assets/", "tests/tuning/fixtures/", "LICENSE")
+# Checksums hold these byte for byte, and licences are kept as their authors wrote them.
+AS_THEY_ARE = ("tests/golden/", "tests/assets/", "tests/tuning/fixtures/", "adapters/", "LICENSE")
 MARKERS = tuple(character * 7 + " " for character in "<>|")
 
 

@@ -17,7 +17,7 @@ from ucip_adapt.errors import ConfigError, unknown_name
 from ucip_adapt.hub.library import locate_adapter
 from ucip_adapt.imaging.enlarge import enlarge_picture
 from ucip_adapt.imaging.picture import Picture
-from ucip_adapt.models import UCIP
+from ucip_adapt.models import UCIP, upscale_large
 from ucip_adapt.tuning import load_prompt_adapter
 
 __all__ = ["Precision", "Upscaler", "load"]
@@ -37,6 +37,8 @@ class Upscaler:
         adapter: Name of the adapter; None for the base alone.
         device: Where it runs.
         dtype: Precision of the forward pass; less than ``"float32"`` runs under autocast.
+        max_memory: What the network may add to the process (``"4GB"``); images that need more go
+            through it in strips, with the same result. None is no limit.
 
     Example:
         >>> from PIL import Image
@@ -55,16 +57,20 @@ class Upscaler:
         adapter: str | None = None,
         device: str = "cpu",
         dtype: Precision = "float32",
+        max_memory: str | None = None,
     ) -> None:
         if dtype not in get_args(Precision):
             raise unknown_name("dtype", dtype, get_args(Precision))
         if dtype == "float16" and not device.startswith("cuda"):
             raise ConfigError("float16 needs a GPU: half the operations do not exist on a CPU")
+        if max_memory is not None and dtype != "float32":
+            raise ConfigError("max_memory needs dtype float32: strips are exact in it alone")
         self.network = network.to(device).eval()
         self.base = base
         self.adapter = adapter
         self.device = torch.device(device)
         self.dtype: Precision = dtype
+        self.max_memory = max_memory
 
     def upscale(self, image: _ImageT) -> _ImageT:
         """Restore and enlarge an image four times.
@@ -101,6 +107,8 @@ class Upscaler:
 
     def _forward(self, lq: Tensor) -> Tensor:
         base = _base_of(self.network)
+        if self.max_memory is not None:
+            return upscale_large(base, lq.to(self.device), max_memory=self.max_memory)
         precision = (
             contextlib.nullcontext()
             if self.dtype == "float32"
@@ -155,6 +163,7 @@ def load(
     revision: str | None = None,
     device: str = "cpu",
     dtype: Precision = "float32",
+    max_memory: str | None = None,
 ) -> Upscaler:
     """Load a base and an adapter, ready to enlarge pictures.
 
@@ -167,6 +176,7 @@ def load(
         revision: Branch, tag or commit of the adapter on the Hub.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
         dtype: See :class:`Upscaler`.
+        max_memory: See :class:`Upscaler`.
 
     Returns:
         The network with its adapter.
@@ -184,11 +194,20 @@ def load(
     _check_device(device)
     if adapter is None:
         name = str(base or _DEFAULT_BASE)
-        return Upscaler(UCIP.from_pretrained(name), base=name, device=device, dtype=dtype)
+        return Upscaler(
+            UCIP.from_pretrained(name), base=name, device=device, dtype=dtype, max_memory=max_memory
+        )
     folder = locate_adapter(str(adapter), revision=revision, subfolder=subfolder)
     model = load_prompt_adapter(folder, None if base is None else UCIP.from_pretrained(str(base)))
     name = _base_of(model).name_or_path
-    return Upscaler(model, base=name, adapter=str(adapter), device=device, dtype=dtype)
+    return Upscaler(
+        model,
+        base=name,
+        adapter=str(adapter),
+        device=device,
+        dtype=dtype,
+        max_memory=max_memory,
+    )
 
 
 def _base_of(network: UCIP | PeftModel) -> UCIP:

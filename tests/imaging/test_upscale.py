@@ -14,7 +14,7 @@ from ucip_adapt.detect import detect_codec
 from ucip_adapt.errors import ConfigError, UcipError
 from ucip_adapt.imaging import Picture, read_picture
 from ucip_adapt.imaging.enlarge import enlarge_picture
-from ucip_adapt.models import UCIP, UCIPConfig, bicubic_x4
+from ucip_adapt.models import UCIP, UCIPConfig, bicubic_x4, plan_large
 from ucip_adapt.upscaler import Upscaler
 
 
@@ -85,6 +85,19 @@ def test_pil_numpy_and_torch_agree(nano):
     for wrong in (rgb.astype(float), "a.png", torch.zeros(2, 3)):
         with pytest.raises(ConfigError):
             model.upscale(wrong)
+
+
+def test_a_memory_limit_changes_how_and_not_what(nano):
+    network = UCIP.from_pretrained(nano)
+    lq = np.random.default_rng(4).integers(0, 255, (150, 120, 3), np.uint8)
+    free = Upscaler(network, base="nano").upscale(lq)
+    bound = Upscaler(network, base="nano", max_memory="75MB").upscale(lq)
+    assert np.abs(bound.astype(int) - free).max() <= 1
+    assert plan_large(network.config, 150, 120, max_memory="75MB").mode == "exact"
+    with pytest.raises(UcipError, match="max_memory='69MB' or more"):
+        Upscaler(network, base="nano", max_memory="30KB").upscale(lq)
+    with pytest.raises(ConfigError, match="needs dtype float32"):
+        Upscaler(network, base="nano", max_memory="1GB", dtype="bfloat16")
 
 
 def test_streams_and_single_files(good, nano, tmp_path, monkeypatch, capsysbinary):

@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["float32", "bfloat16", "float16"],
         help="Precision of the network. Default: float32.",
     )
+    add(
+        "--max-memory",
+        metavar="SIZE",
+        help="What the network may use, such as 4GB; larger pictures go through it in strips, with "
+        "the same result. Default: no limit.",
+    )
     add("--jobs", type=int, default=1, metavar="N", help="Pictures at once. Default: 1.")
     add(
         "--format",
@@ -71,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         revision=arguments.revision,
         device=arguments.device,
         dtype=arguments.dtype,
+        max_memory=arguments.max_memory,
         workers=arguments.jobs,
         file_format=arguments.format,
         overwrite=arguments.overwrite,

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ucip_adapt.assets import shipped_adapters
+from ucip_adapt.assets import ALIASES, shipped_adapters
 from ucip_adapt.data.images import IMAGE_SUFFIXES
 from ucip_adapt.detect import Detection, detect_codec
 from ucip_adapt.errors import ConfigError, DataError, UcipError
+from ucip_adapt.hub.library import describe_adapter, locate_adapter
 from ucip_adapt.imaging.read import MAX_INPUT_PIXELS, read_picture
 from ucip_adapt.imaging.write import FORMATS, encode_picture
 from ucip_adapt.training.atomic import write_atomically
@@ -70,6 +71,7 @@ class BatchOptions:
         revision: Branch, tag or commit of an adapter on the Hub.
         device: See :func:`ucip_adapt.load`.
         dtype: See :func:`ucip_adapt.load`.
+        max_memory: See :func:`ucip_adapt.load`.
         workers: Pictures at once.
         file_format: Name of :data:`~ucip_adapt.imaging.FORMATS`, where the target does not say.
         overwrite: Whether to replace results that are there.
@@ -83,6 +85,7 @@ class BatchOptions:
     revision: str | None = None
     device: str = "cpu"
     dtype: Precision = "float32"
+    max_memory: str | None = None
     workers: int = 1
     file_format: str = "png"
     overwrite: bool = False
@@ -181,12 +184,13 @@ def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def choose_adapter(asked: str, detection: Detection) -> Choice:
+def choose_adapter(asked: str, detection: Detection, *, base: str | None = None) -> Choice:
     """Turn ``--adapter`` into the adapter of one picture.
 
     Args:
         asked: ``"auto"``, ``"none"``, or the name, folder or Hub id of an adapter.
         detection: What the picture's file says of its coding.
+        base: The base that was asked for; an adapter of another one is not chosen.
 
     Returns:
         The adapter with the reason.
@@ -199,10 +203,19 @@ def choose_adapter(asked: str, detection: Detection) -> Choice:
         return Choice(None, "the base alone was asked for")
     if asked != "auto":
         return Choice(asked, "asked for")
-    if detection.codec in shipped_adapters():
+    if detection.codec is None:
+        known = "nothing to choose by"
+    elif detection.codec not in shipped_adapters():
+        known = "no adapter for it is shipped"
+    elif base is not None and ALIASES.get(base, base) != _base_name(detection.codec):
+        known = "the adapter for it belongs to another base"
+    else:
         return Choice(detection.codec, detection.reason)
-    known = "no adapter for it is shipped" if detection.codec else "nothing to choose by"
     return Choice(None, f"{detection.reason}; {known}: the base alone")
+
+
+def _base_name(adapter: str) -> str:
+    return describe_adapter(locate_adapter(adapter)).base
 
 
 def run_jobs(jobs: Sequence[Job], options: BatchOptions) -> int:
@@ -279,7 +292,7 @@ def _enlarge(job: Job, options: BatchOptions, loader: _Loader, began: float) -> 
     data = sys.stdin.buffer.read() if job.source == STREAM else _content(Path(job.source))
     picture = read_picture(data, max_pixels=options.max_pixels)
     detection = detect_codec(data)
-    choice = choose_adapter(options.adapter, detection)
+    choice = choose_adapter(options.adapter, detection, base=options.base)
     result = loader.get(choice.adapter).upscale_picture(picture)
     ending = Path(job.target).suffix.lower()
     by_ending = {f.suffix: name for name, f in FORMATS.items()}
@@ -343,5 +356,6 @@ class _Loader:
                     revision=options.revision if adapter else None,
                     device=options.device,
                     dtype=options.dtype,
+                    max_memory=options.max_memory,
                 )
             return self._loaded[adapter]
