@@ -88,13 +88,17 @@ def samplers() -> str:
 def tuning() -> str:
     """A step of the full network by what is tuned."""
     lines = [
-        "| tuned | parameters | CPU s | / everything | kept MiB | / everything |",
-        "|---|---|---|---|---|---|",
+        (
+            "| tuned | parameters | CPU s | / everything | kept MiB | / everything "
+            "| peak MiB | added MiB |"
+        ),
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in read("tuning_full.json")["scores"]["tuning"].items():
         lines.append(
             f"| {name} | {row['trained']:,} | {row['cpu_seconds']:.2f} | {row['ratio']:.2f} "
-            f"| {row['kept_mib']:.0f} | {row['kept_ratio']:.3f} |"
+            f"| {row['kept_mib']:.0f} | {row['kept_ratio']:.3f} "
+            f"| {row['peak_mib']:.0f} | {row['added_mib']:.0f} |"
         )
     return "\n".join(lines)
 
