@@ -52,7 +52,7 @@ def test_the_python_example_runs(
 def test_variables_that_the_page_names_are_read(page: str, repo_root: Path) -> None:
     named = set(re.findall(r"UCIP_[A-Z0-9_]+", page))
     sources = "".join(
-        path.read_text(encoding="utf-8") for path in (repo_root / "ucip_adapt/codecs").rglob("*.py")
+        path.read_text(encoding="utf-8") for path in (repo_root / "ucip_adapt").rglob("*.py")
     )
     assert named
     assert {name for name in named if name.removesuffix("_CFG") not in sources} == set()

@@ -197,7 +197,9 @@ class Hub:
             self.repository = repo_id
             return type("Url", (), {"repo_id": f"{repo_id}"})()
 
-        def upload_folder(_, *, repo_id, folder_path, commit_message, ignore_patterns):
+        def upload_folder(
+            _, *, repo_id, folder_path, commit_message, allow_patterns, ignore_patterns
+        ):
             from huggingface_hub.utils import filter_repo_objects
 
             assert repo_id == self.repository
@@ -207,7 +209,8 @@ class Hub:
                 for path in Path(folder_path).rglob("*")
                 if path.is_file()
             ]
-            self.sent = set(filter_repo_objects(every, ignore_patterns=ignore_patterns))
+            patterns = {"allow_patterns": allow_patterns, "ignore_patterns": ignore_patterns}
+            self.sent = set(filter_repo_objects(every, **patterns))
 
         monkeypatch.setattr(HfApi, "create_repo", create_repo)
         monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
@@ -238,6 +241,12 @@ def test_checkpoints_and_logs_stay_at_home(finished, monkeypatch):
         *("adapter_config.json", "adapter_model.safetensors", "before_after.png"),
         *("README.md", "LICENSE", "results.json"),
     }
+
+
+def test_only_named_files_are_sent(finished, monkeypatch):
+    hub = Hub(monkeypatch)
+    push_folder(finished, "me/mine", default_name="ucip-webp", only=["README.md", "LICENSE"])
+    assert hub.sent == {"README.md", "LICENSE"}
 
 
 def test_the_namespace_names_the_repository(finished, monkeypatch):
