@@ -3,7 +3,8 @@
     python benchmarks/inference.py --out results/benchmarks/inference.json
 
 Networks take turns under each precision: default float32, matmul precision medium, and bfloat16
-autocast. Peak memory is that of a process that runs one network once, the interpreter included.
+autocast. Peak memory is that of a process that runs one network once, the interpreter included; the
+time of that pass is written beside it, for images too large for rounds.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def image(size: str) -> torch.Tensor:
 
 
 def one_memory(name: str, size: str, precision: str) -> None:
-    """Print the peak memory of this process around one pass, in MiB."""
+    """Print the peak memory of this process around one pass, in MiB, and its CPU seconds."""
     network, lq = build(name), image(size)
     before = own_peak_mib()
 
@@ -44,8 +45,9 @@ def one_memory(name: str, size: str, precision: str) -> None:
     def run() -> None:
         network(lq)
 
-    in_precision(run, precision)()
-    print(json.dumps({"before": round(before, 1), "peak": round(own_peak_mib(), 1)}))
+    seconds = take_turns({name: in_precision(run, precision)}, 1, warm_up=0)[name]
+    peak = round(own_peak_mib(), 1)
+    print(json.dumps({"before": round(before, 1), "peak": peak, **summary(seconds)}))
 
 
 def differences(network: nn.Module, lq: torch.Tensor) -> dict[str, float]:
@@ -108,6 +110,7 @@ def memory(size: str, names: list[str]) -> dict[str, Any]:
         table[name] = {
             "peak_mib": found["peak"],
             "added_mib": round(found["peak"] - found["before"], 1),
+            "cpu_seconds": found["cpu_seconds"],
         }
         print(size, name, table[name], flush=True)
     return table

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "benchmarks"
 PAGE = ROOT / "docs" / "performance.md"
 INFERENCE = ("inference.json", "inference_large.json")
+MEMORY = ("inference_memory.json",)
 
 
 def read(name: str) -> Any:  # noqa: ANN401 - JSON
@@ -51,12 +52,36 @@ def inference() -> str:
 
 def memory() -> str:
     """Peak memory of a process that restores one image."""
-    lines = ["| LQ pixels | network | peak MiB | added by the pass |", "|---|---|---|---|"]
-    for size, found in read("inference_memory.json")["scores"]["memory"].items():
-        lines += [
-            f"| {size} | {name} | {row['peak_mib']:.0f} | {row['added_mib']:.0f} |"
-            for name, row in found.items()
-        ]
+    lines = [
+        "| LQ pixels | network | peak MiB | added by the pass | CPU s of that pass |",
+        "|---|---|---|---|---|",
+    ]
+    for file in MEMORY:
+        for size, found in read(file)["scores"]["memory"].items():
+            lines += [
+                f"| {size} | {name} | {row['peak_mib']:.0f} | {row['added_mib']:.0f} "
+                f"| {row['cpu_seconds']:.2f} |"
+                for name, row in found.items()
+            ]
+    return "\n".join(lines)
+
+
+def profile() -> str:
+    """Share of the time by kind of operation, and how quick the arithmetic is."""
+    scores = read("profile.json")["scores"]
+    lines = [
+        f"| kind | {' | '.join(f'{name}: share | CPU s | GFLOP/s' for name in scores)} |",
+        "|---" * (1 + 3 * len(scores)) + "|",
+    ]
+    kinds = dict.fromkeys(kind for found in scores.values() for kind in found["kinds"])
+    for kind in sorted(kinds, key=lambda kind: kind == "rest"):  # the rest last
+        cells = [kind]
+        for found in scores.values():
+            share = found["kinds"].get(kind, 0.0)
+            seconds = share * found["cpu_seconds"]
+            rate = f"{found['gflop'][kind] / seconds:.0f}" if kind in found["gflop"] else ""
+            cells += [f"{100 * share:.1f} %", f"{seconds:.3f}", rate]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -106,7 +131,7 @@ def tuning() -> str:
 def machines() -> str:
     """Command, hardware and commit of each file."""
     lines = ["| file | command | hardware | torch | commit |", "|---|---|---|---|---|"]
-    for name in (*INFERENCE, "inference_memory.json", "training_step.json", "tuning_full.json"):
+    for name in (*INFERENCE, *MEMORY, "profile.json", "training_step.json", "tuning_full.json"):
         record = read(name)
         about = record["environment"]
         threads = record["config"]["threads"]
@@ -121,6 +146,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "inference": inference,
     "differences": differences,
     "memory": memory,
+    "profile": profile,
     "samplers": samplers,
     "tuning": tuning,
     "machines": machines,
