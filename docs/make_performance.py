@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "benchmarks"
 PAGE = ROOT / "docs" / "performance.md"
 INFERENCE = ("inference.json", "inference_large.json")
-MEMORY = ("inference_memory.json",)
+MEMORY = ("inference_memory.json", "inference_640x480.json")
 
 
 def read(name: str) -> Any:  # noqa: ANN401 - JSON
