@@ -20,6 +20,14 @@ RESULTS = ROOT / "results" / "benchmarks"
 PAGE = ROOT / "docs" / "performance.md"
 INFERENCE = ("inference.json", "inference_large.json")
 MEMORY = ("inference_memory.json", "inference_640x480.json")
+FILES = (
+    *INFERENCE,
+    *MEMORY,
+    "profile.json",
+    "training_step.json",
+    "tuning_full.json",
+    "data_loading.json",
+)
 
 
 def read(name: str) -> Any:  # noqa: ANN401 - JSON
@@ -128,10 +136,40 @@ def tuning() -> str:
     return "\n".join(lines)
 
 
+def loading() -> str:
+    """Seconds per batch of training crops, beside the step that takes them."""
+    lines = [
+        "| batch | workers | first batch, s | s per batch | min to max | step, CPU s | share |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in read("data_loading.json")["scores"]["batches"]:
+        low, high = row["spread"]
+        lines.append(
+            f"| {row['crops']} of {row['side']} | {row['workers']} | {row['first_seconds']:.3f} "
+            f"| {row['seconds']:.4f} | {low:.4f} to {high:.4f} | {row['step_seconds']:.2f} "
+            f"| {row['share']:.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def degrading() -> str:
+    """Seconds per image that degrading takes, and that the cache takes."""
+    lines = [
+        "| codec | images | megapixels in all | qualities | s per image | from the cache |",
+        "|---|---|---|---|---|---|",
+    ]
+    for codec, row in read("data_loading.json")["scores"]["degrading"].items():
+        lines.append(
+            f"| {codec} | {row['images']} | {row['megapixels']:.2f} | {row['qualities']} "
+            f"| {row['first_seconds']:.3f} | {row['cached_seconds']:.4f} |"
+        )
+    return "\n".join(lines)
+
+
 def machines() -> str:
     """Command, hardware and commit of each file."""
     lines = ["| file | command | hardware | torch | commit |", "|---|---|---|---|---|"]
-    for name in (*INFERENCE, *MEMORY, "profile.json", "training_step.json", "tuning_full.json"):
+    for name in FILES:
         record = read(name)
         about = record["environment"]
         threads = record["config"]["threads"]
@@ -149,6 +187,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "profile": profile,
     "samplers": samplers,
     "tuning": tuning,
+    "loading": loading,
+    "degrading": degrading,
     "machines": machines,
 }
 
