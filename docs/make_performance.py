@@ -20,6 +20,7 @@ RESULTS = ROOT / "results" / "benchmarks"
 PAGE = ROOT / "docs" / "performance.md"
 INFERENCE = ("inference.json", "inference_large.json")
 MEMORY = ("inference_memory.json", "inference_640x480.json")
+EXPORTS = ("exports.json",)
 FILES = (
     *INFERENCE,
     *MEMORY,
@@ -27,6 +28,7 @@ FILES = (
     "training_step.json",
     "tuning_full.json",
     "data_loading.json",
+    *EXPORTS,
 )
 
 
@@ -136,6 +138,33 @@ def tuning() -> str:
     return "\n".join(lines)
 
 
+def exports() -> str:
+    """The shipped networks compiled and exported, beside eager."""
+    lines = [
+        (
+            "| network | form | ready, CPU s | 64 x 64, CPU s | / eager | 128 x 128, CPU s "
+            "| / eager | difference |"
+        ),
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for file in EXPORTS:
+        for network, forms in read(file)["scores"]["networks"].items():
+            for form, row in forms.items():
+                reason = row.get("failed") or row.get("skipped")
+                if reason:
+                    lines.append(f"| {network} | {form} | {reason} | | | | | |")
+                    continue
+                small, large = row["sides"]["64"], row["sides"]["128"]
+                ready = f"{row['ready_cpu_seconds']:.0f}" if "ready_cpu_seconds" in row else ""
+                apart = max(small["max_difference"], large["max_difference"])
+                lines.append(
+                    f"| {network} | {form} | {ready} | {small['cpu_seconds']:.3f} "
+                    f"| {small['ratio']:.2f} | {large['cpu_seconds']:.3f} | {large['ratio']:.2f} "
+                    f"| {apart:.1e} |"
+                )
+    return "\n".join(lines)
+
+
 def loading() -> str:
     """Seconds per batch of training crops, beside the step that takes them."""
     lines = [
@@ -187,6 +216,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "profile": profile,
     "samplers": samplers,
     "tuning": tuning,
+    "exports": exports,
     "loading": loading,
     "degrading": degrading,
     "machines": machines,
