@@ -20,7 +20,7 @@ RESULTS = ROOT / "results" / "benchmarks"
 PAGE = ROOT / "docs" / "performance.md"
 INFERENCE = ("inference.json", "inference_large.json")
 MEMORY = ("inference_memory.json", "inference_640x480.json")
-EXPORTS = ("exports.json",)
+EXPORTS = ("exports.json", "exports_compile.json")
 FILES = (
     *INFERENCE,
     *MEMORY,
