@@ -252,6 +252,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from ucip_adapt.data import ArrayCache
 from ucip_adapt.evaluation import bicubic, evaluate_sets
+from ucip_adapt.training.collective import finish_training, leave_process_group
 spec = importlib.util.spec_from_file_location("helpers", sys.argv[1])
 helpers = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(helpers)
@@ -262,6 +263,8 @@ rows = evaluate_sets(
     cache=ArrayCache(Path(sys.argv[2])), accelerator=accelerator,
 )
 print(json.dumps([accelerator.num_processes, [row.__dict__ for row in rows]]))
+finish_training(accelerator)
+leave_process_group()
 """
 
 
