@@ -71,8 +71,8 @@ class Options(TrainingOptions):
     )
     suite: str | None = option(
         None,
-        "Damage to learn instead of SETTINGS: ucsr, ucsr-open, webp, elic or a file.toml; each "
-        "slot is drawn evenly.",
+        "Damage to learn instead of SETTINGS: ucsr, ucsr-open, ucsr-streams, webp, elic or a "
+        "file.toml; each slot is drawn evenly.",
     )
     allow_command: bool = option(
         False, "Take command: and folder: codecs from a suite file; only for files of your own."

@@ -35,6 +35,10 @@ def test_the_open_suite_has_the_same_slots():
         *("jpeg", "hevc-x265", "vvc-vvenc"),
         *("tiny-mse", "tiny-msssim", "tiny-perceptual"),
     ]
+    stored = load_suite("ucsr-streams")
+    assert [slot.name for slot in stored.slots] == [slot.name for slot in paper.slots]
+    assert [slot.asked for slot in stored.slots] == [slot.asked for slot in paper.slots]
+    assert [slot.codec for slot in stored.slots][:4] == ["jpeg", "hm", "vtm", "tiny-mse"]
 
 
 @pytest.mark.parametrize("name", SUITES)

@@ -13,7 +13,7 @@ from ucip_adapt.errors import CommandRefusedError, ConfigError, unknown_name
 
 __all__ = ["OUTSIDE_FORMS", "SUITES", "Slot", "Suite", "load_suite"]
 
-SUITES = ("ucsr", "ucsr-open", "webp", "elic")
+SUITES = ("ucsr", "ucsr-open", "ucsr-streams", "webp", "elic")
 """Suites of the package; each is the file ``suites/<name>.toml``."""
 
 _SUITE_KEYS = ("name", "description", "strict", "slots")
