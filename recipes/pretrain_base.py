@@ -84,6 +84,9 @@ class Options(TrainingOptions):
     windows: tuple[int, ...] = option(
         (), "Window sides to try on the validation images; the best way is kept.", minimum=8
     )
+    max_eval_images: int | None = option(
+        None, "Validate only on the first so many images.", unit="images", minimum=1
+    )
     name: str = option("ucip-base", "Name for the card.")
 
     @property
@@ -171,7 +174,9 @@ def main(cfg: Options) -> dict[str, Any]:
         return {}
 
     crops = training_crops(cfg, settings, accelerator, slots)
-    validation = load_eval_set(cfg.validation_data_dir, data_root(cfg.data))
+    validation = load_eval_set(
+        cfg.validation_data_dir, data_root(cfg.data), limit=cfg.max_eval_images
+    )
     optimizer = torch.optim.Adam(parameters, lr=cfg.rate, betas=(cfg.adam_beta1, cfg.adam_beta2))
     model, optimizer = accelerator.prepare(model, optimizer)
     base = accelerator.unwrap_model(model, keep_torch_compile=False)
