@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,15 +33,33 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file whole, onto the CPU.
 
     Raises:
-        AdapterError: If the file is missing or malformed; a few usual mix-ups are recognised.
+        AdapterError: If the file is missing or malformed, or names a tensor twice; a few usual
+            mix-ups are recognised.
     """
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        _refuse_double_names(path)
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise AdapterError(
             f"cannot read {path}: {error}. {_hint(path)}Get the adapter again"
         ) from error
+    return tensors
+
+
+def _refuse_double_names(path: Path) -> None:
+    """Of two entries of one name the library would take the last, and say nothing."""
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        counts = Counter(name for name, _ in pairs)
+        double = [name for name, count in counts.items() if count > 1]
+        if double:
+            raise ValueError(f"its header names {double[0][:80]!r} twice")
+        return dict(pairs)
+
+    with path.open("rb") as file:
+        header = file.read(int.from_bytes(file.read(8), "little"))
+    json.loads(header, object_pairs_hook=unique)
 
 
 def _hint(path: Path) -> str:
@@ -50,7 +70,10 @@ def _hint(path: Path) -> str:
         return ""
     if not start:
         return "The file is empty. "
-    for signature, meaning in _LOOKALIKES:
+    # A safetensors file begins with its header's length in 8 bytes, which is never near 2^24: where
+    # the upper ones are zero, a first byte such as "<" is a part of that number.
+    is_length = start[3:8] == bytes(5)
+    for signature, meaning in () if is_length else _LOOKALIKES:
         if start.lstrip().startswith(signature):
             return f"It is {meaning}. "
     return "The file is damaged or incomplete. "
