@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ucip_adapt.cli.table import render_table
@@ -117,20 +118,38 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _pull(arguments: argparse.Namespace) -> int:
-    from ucip_adapt.hub.fetch import ADAPTER_FILES
     from ucip_adapt.hub.library import locate_adapter
-    from ucip_adapt.training.atomic import write_atomically
 
     target: Path = arguments.output
-    if target.is_dir() and any(target.iterdir()):
-        raise DataError(f"{target} is not empty; give a new folder")
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise DataError(f"{target} is not an empty folder; give a new one")
     source = locate_adapter(
         arguments.adapter, revision=arguments.revision, subfolder=arguments.subfolder
     )
-    for name in ADAPTER_FILES:
-        if (source / name).is_file():
-            write_atomically(target / name, (source / name).read_bytes())
+    _copy_whole(source, target)
     return _report(target, arguments)
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    """Copy an adapter into a new folder that appears with all files, or not at all.
+
+    Of two commands that write the same folder one wins: their files are never mixed.
+    """
+    from ucip_adapt.hub.fetch import ADAPTER_FILES
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=target.parent, prefix=".tmp-") as temporary:
+            stage = Path(temporary, "adapter")
+            stage.mkdir()
+            for name in ADAPTER_FILES:
+                if (source / name).is_file():
+                    (stage / name).write_bytes((source / name).read_bytes())
+            if target.is_dir():
+                target.rmdir()
+            stage.rename(target)
+    except OSError as error:
+        raise DataError(f"cannot write {target}: {error.strerror or error}") from error
 
 
 def _report(folder: Path, arguments: argparse.Namespace) -> int:

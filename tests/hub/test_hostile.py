@@ -1,0 +1,142 @@
+"""R27b, R28: what a stranger's adapter says is text; two writers of one folder are never mixed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from ucip_adapt.assets import adapters_folder
+from ucip_adapt.cli import main
+from ucip_adapt.cli.adapters import _copy_whole
+from ucip_adapt.data.degrade import parse_settings
+from ucip_adapt.errors import CommandRefusedError, DataError
+from ucip_adapt.hub.fetch import ADAPTER_FILES
+from ucip_adapt.models import UCIP, UCIPConfig
+
+WEBP = adapters_folder() / "webp"
+
+
+@pytest.fixture
+def opened():
+    """Every path that Python opens while the test runs."""
+    paths, listening = [], [True]
+
+    def hook(event, arguments):
+        if listening and event == "open" and isinstance(arguments[0], str):
+            paths.append(arguments[0])
+
+    sys.addaudithook(hook)  # it stays for the life of the process, and then listens no more
+    yield paths
+    listening.clear()
+
+
+@pytest.fixture
+def hostile(tmp_path, monkeypatch):
+    """Make the shipped adapter with other words in its files, beside a secret and a trap."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("trap.py").write_text("open('sprung', 'w').close()\nUCIP = None\n")
+    Path("secret.txt").write_text("secret")
+    UCIP(UCIPConfig.preset("nano")).save_pretrained(tmp_path / "secret")
+    folder = tmp_path / "adapter"
+    shutil.copytree(WEBP, folder)
+
+    def make(**values):
+        config = folder / "adapter_config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | values))
+        return folder
+
+    return make
+
+
+CASES = {
+    "a command, and a module to import": {
+        "codec": "command:touch sprung {in} {out}",
+        "auto_mapping": {"base_model_class": "UCIP", "parent_library": "trap"},
+    },
+    "a folder as base": {"base_model_name_or_path": "secret"},
+    "a path as base": {"base_model_name_or_path": "/no/such/secret"},
+    "a trap in every text": dict.fromkeys(
+        ("revision", "task_type", "codec", "trainable_blocks", "peft_version"), "trap:sprung"
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_is_run_imported_or_opened(hostile, opened, case, tmp_path, capsys):
+    hostile(**CASES[case])
+    (tmp_path / "a.png").write_bytes((WEBP / "before_after.png").read_bytes())
+    for words in (
+        ["adapters", "show", "adapter"],
+        ["adapters", "verify", "adapter"],
+        ["upscale", "a.png", "-o", "out", "--adapter", "adapter", "--max-pixels=1"],
+        ["adapters", "publish", "adapter", "--repo-id", "user/x", "--dry-run"],
+    ):
+        assert main(words) in {0, 1, 2, 3}, words
+    capsys.readouterr()
+    assert not Path("sprung").exists()
+    assert "trap" not in sys.modules
+    assert [path for path in opened if "secret" in path] == []
+
+
+def test_the_recorded_sums_name_only_files_of_the_folder(hostile, opened, capsys):
+    folder = hostile()
+    results = json.loads((folder / "results.json").read_text())
+    results["files"] |= {"../secret.txt": "0" * 64, "/etc/hostname": "0" * 64, "..": "0" * 64}
+    (folder / "results.json").write_text(json.dumps(results))
+    main(["adapters", "verify", str(folder)])
+    capsys.readouterr()
+    assert [path for path in opened if "secret" in path or path.startswith("/etc/host")] == []
+
+
+def test_a_codec_that_an_adapter_names_is_not_used_unless_the_user_names_it(hostile):
+    folder = hostile(codec="command:touch sprung {in} {out}")
+    named = json.loads((folder / "adapter_config.json").read_text())["codec"]
+    with pytest.raises(CommandRefusedError, match="add --allow-command"):
+        parse_settings(named)
+    assert not Path("sprung").exists()
+
+
+def test_two_copies_into_one_folder_are_never_mixed(tmp_path):
+    """Each of many rounds ends with all files of one source; the other copy is told."""
+    sources = []
+    for name in "ab":
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in ADAPTER_FILES:
+            (folder / file).write_text(f"{file} of {name}")
+        sources.append(folder)
+    for number in range(20):
+        target, gate, errors = tmp_path / f"out{number}", threading.Barrier(2), []
+
+        def copy(source, target=target, gate=gate, errors=errors):
+            gate.wait()
+            try:
+                _copy_whole(source, target)
+            except DataError as error:
+                errors.append(str(error))
+
+        threads = [threading.Thread(target=copy, args=(source,)) for source in sources]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        owners = {path.read_text()[-1] for path in target.iterdir()}
+        assert len(owners) == 1
+        assert {path.name for path in target.iterdir()} == set(ADAPTER_FILES)
+        assert len(errors) == 1
+        assert "cannot write" in errors[0]
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(".tmp-")] == []
+
+
+def test_a_folder_with_files_is_not_pulled_into(tmp_path, capsys):
+    (tmp_path / "mine").write_text("mine")
+    assert main(["adapters", "pull", "webp", "-o", str(tmp_path)]) == 2
+    assert "is not an empty folder; give a new one" in capsys.readouterr().err
+    assert main(["adapters", "pull", "webp", "-o", str(tmp_path / "new")]) == 0
+    assert {p.name for p in (tmp_path / "new").iterdir()} == {p.name for p in WEBP.iterdir()}
