@@ -54,10 +54,13 @@ class Options:
     qualities: tuple[int, ...] = option((), "Its qualities; default: those of its suite.")
     protocol: Literal["i"] | None = option(None, "Row i of Table 3 asks for a prompted base.")
     evaluate_on: tuple[str, ...] = option(
-        ("GB82-val",), "Sets: GB82-val, benchmarks under DATA, folders."
+        ("GB82-val",),
+        "Sets: GB82-val, benchmarks under DATA or a part of one (BSD100/every4, "
+        "Urban100/subset25), folders.",
     )
     max_images: int | None = option(None, "Only the first images of each set.", minimum=1)
     metric_protocols: tuple[str, ...] = option(("y-c4", "rgb-c4"), "Protocols to score under.")
+    per_image: bool = option(False, "Keep the scores of every image in results.json as well.")
     window: str = option(
         "config", "'config', 'whole', a side in LQ pixels, or 'both': whole and config."
     )
@@ -169,7 +172,7 @@ def main(cfg: Options) -> dict[str, Any]:
         cfg,
         seconds=clock.seconds,
         parameters={"total": base.num_parameters(), "base_fingerprint": base.fingerprint},
-        scores={"rows": [row.to_dict() for row in rows]},
+        scores={"rows": [row.to_dict(per_image=cfg.per_image) for row in rows]},
     )
     if accelerator.is_main_process:
         cfg.output_dir.mkdir(parents=True, exist_ok=True)

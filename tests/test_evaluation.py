@@ -93,6 +93,9 @@ def test_bicubic_rows_equal_a_computation_by_hand(sets, cache) -> None:
         assert row.psnr_db == pytest.approx(np.mean([psnr for psnr, _ in by_hand]), abs=1e-6)
         assert row.ssim == pytest.approx(np.mean([ssim for _, ssim in by_hand]), abs=1e-6)
         assert row.images == len(images)
+        assert row.names == tuple(image.name for image in images)
+        single = list(zip(row.psnr_db_images, row.ssim_images, strict=True))
+        np.testing.assert_allclose(single, by_hand, atol=1e-6)
 
 
 def test_rows_come_by_method_set_setting_and_protocol(sets, cache) -> None:
@@ -246,6 +249,19 @@ def test_a_row_is_rounded_for_json() -> None:
     }
 
 
+def test_a_row_keeps_the_scores_of_each_image_where_asked(sets, cache) -> None:
+    [one] = evaluate_sets({"n": nearest}, sets[1:], SETTINGS[:1], ["y-c4"], cache=cache)
+    written = one.to_dict(per_image=True)
+    assert list(written)[-3:] == ["names", "psnr_db_images", "ssim_images"]
+    assert written["names"] == ["image3", "image4"]
+    assert written["psnr_db_images"] == [round(value, 4) for value in one.psnr_db_images]
+    assert written["ssim_images"] == [round(value, 5) for value in one.ssim_images]
+    assert written["psnr_db"] == pytest.approx(np.mean(written["psnr_db_images"]), abs=1e-4)
+    short = {key: value for key, value in written.items() if key in one.to_dict()}
+    assert one.to_dict() == short
+    assert len(short) == len(written) - 3
+
+
 TWO_PROCESSES = """
 import importlib.util, json, sys
 from pathlib import Path
@@ -305,4 +321,4 @@ def test_two_processes_give_the_rows_of_one(sets, cache, tmp_path: Path, setting
     for stdout, _ in outputs:
         world, rows = json.loads(stdout.splitlines()[-1])
         assert world == 2
-        assert rows == [one.__dict__ for one in expected]
+        assert rows == json.loads(json.dumps([one.__dict__ for one in expected]))

@@ -60,6 +60,9 @@ class ScoreRow:
         images: Number of images; 0 where there is no score.
         source: For reference codecs, what the pictures come from (``"streams HM 18.0"``), or why
             there is no score.
+        names: Names of the images, where the scores of each are kept.
+        psnr_db_images: PSNR of each image, in their order.
+        ssim_images: SSIM of each.
 
     Example:
         >>> ScoreRow("base", "Set5", "webp", 10, "y-c4", 25.12346, 0.7, 5).to_dict()["psnr_db"]
@@ -75,13 +78,27 @@ class ScoreRow:
     ssim: float
     images: int
     source: str = ""
+    names: tuple[str, ...] = ()
+    psnr_db_images: tuple[float, ...] = ()
+    ssim_images: tuple[float, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able form; PSNR to 1e-4 dB, SSIM to 1e-5, None where there is no score."""
+    def to_dict(self, *, per_image: bool = False) -> dict[str, Any]:
+        """JSON-able form; PSNR to 1e-4 dB, SSIM to 1e-5, None where there is no score.
+
+        Args:
+            per_image: Whether to keep the scores of each image as well.
+        """
+        values = asdict(self)
+        if per_image:
+            values["names"] = list(self.names)
+            values["psnr_db_images"] = [round(value, 4) for value in self.psnr_db_images]
+            values["ssim_images"] = [round(value, 5) for value in self.ssim_images]
+        else:
+            for key in ("names", "psnr_db_images", "ssim_images"):
+                del values[key]
         if not self.images:
-            return {**asdict(self), "psnr_db": None, "ssim": None}
-        rounded = {"psnr_db": round(self.psnr_db, 4), "ssim": round(self.ssim, 5)}
-        return {**asdict(self), **rounded}
+            return {**values, "psnr_db": None, "ssim": None}
+        return {**values, "psnr_db": round(self.psnr_db, 4), "ssim": round(self.ssim, 5)}
 
 
 def bicubic(lq: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -206,7 +223,13 @@ def evaluate_sets(
         lq = compress_lr(image.lr, setting, cache, codec=codec, name=image.name)
         scores = _score_image(methods, image, lq, protocols)
         rows.append(
-            {"index": index, "dataset": image_set.name, "setting": list(setting), "scores": scores}
+            {
+                "index": index,
+                "dataset": image_set.name,
+                "name": image.name,
+                "setting": list(setting),
+                "scores": scores,
+            }
         )
     if accelerator is not None and world > 1:
         rows = gather_scores(rows, accelerator)
@@ -283,14 +306,15 @@ def _means(
     for method in methods:
         for image_set in sets:
             for setting in settings:
-                cell = [
-                    row["scores"][method]
+                chosen = [
+                    row
                     for row in rows
                     if row["dataset"] == image_set.name and tuple(row["setting"]) == tuple(setting)
                 ]
                 for protocol in protocols:
-                    psnrs = [scores[protocol][0] for scores in cell]
-                    ssims = [scores[protocol][1] for scores in cell]
+                    pairs = [row["scores"][method][protocol] for row in chosen]
+                    psnrs = tuple(psnr for psnr, _ in pairs)
+                    ssims = tuple(ssim for _, ssim in pairs)
                     means.append(
                         ScoreRow(
                             method=method,
@@ -300,8 +324,11 @@ def _means(
                             protocol=protocol,
                             psnr_db=fmean(psnrs) if psnrs else math.nan,
                             ssim=fmean(ssims) if ssims else math.nan,
-                            images=len(cell),
+                            images=len(chosen),
                             source=sources[image_set.name, setting],
+                            names=tuple(row["name"] for row in chosen),
+                            psnr_db_images=psnrs,
+                            ssim_images=ssims,
                         )
                     )
     return means

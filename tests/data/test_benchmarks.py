@@ -82,6 +82,32 @@ def test_any_folder_is_a_set(
     assert load_eval_set(".").name == "mine"
 
 
+def test_a_part_of_a_benchmark(tmp_path: Path, photo: np.ndarray) -> None:
+    for number in range(1, 6):
+        save(tmp_path / "Set5" / "HR" / f"{number}.png", photo[:40, : 40 + 4 * number])
+        save(tmp_path / "Set5" / "LRbicx4" / f"{number}.png", photo[:10, : 10 + number])
+    (tmp_path / "Set5" / "few.txt").write_text("4\n2\n", encoding="utf-8")
+    every = load_eval_set("Set5/every2", tmp_path)
+    assert (every.name, every.lr_source) == ("Set5/every2", "stored")
+    assert [image.name for image in every.images] == ["1", "3", "5"]
+    assert [image.lr.shape[1] for image in every.images] == [11, 13, 15]
+    few = load_eval_set("Set5/few", tmp_path)
+    assert [image.name for image in few.images] == ["2", "4"], "in the benchmark's order"
+    assert [i.name for i in load_eval_set("Set5/few", tmp_path, limit=1).images] == ["2"]
+    for wrong in ("Set5/none", "Set5/every0", "Set5/every", "Set5/../Set5/few"):
+        with pytest.raises(DataError, match=r"Set5 has no part '.*': write Set5/everyN, or"):
+            load_eval_set(wrong, tmp_path)
+    (tmp_path / "Set5" / "few.txt").write_text("2 7", encoding="utf-8")
+    with pytest.raises(DataError, match=r"Set5/few\.txt names 7, which is not there"):
+        load_eval_set("Set5/few", tmp_path)
+
+
+def test_the_short_sets_of_the_experiments(data_root: Path) -> None:
+    short = load_eval_set("Urban100/subset25", data_root)
+    assert [image.name for image in short.images] == [f"img_{n:03d}" for n in range(1, 100, 4)]
+    assert len(load_eval_set("BSD100/every4", data_root).images) == 25
+
+
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Set5 is not in the package: name the folder .*UCIP_DATA"):
         load_eval_set("Set5")

@@ -99,7 +99,9 @@ def load_eval_set(name: str, root: Path | None = None, *, limit: int | None = No
     Each has the name that tables show: that of a folder is its last part.
 
     Args:
-        name: A name of :data:`BENCHMARKS`, :data:`EMBEDDED`, or the path of a folder.
+        name: A name of :data:`BENCHMARKS`, alone or with a part of it: ``"BSD100/every4"`` is every
+            fourth image from the first, ``"Urban100/subset25"`` those that ``subset25.txt`` in the
+            benchmark's folder names; :data:`EMBEDDED`; or the path of a folder.
         root: Data root, see :func:`data_root`.
         limit: Take only the first so many images.
 
@@ -119,22 +121,42 @@ def load_eval_set(name: str, root: Path | None = None, *, limit: int | None = No
     if limit is not None and limit < 1:
         raise ConfigError(f"limit={limit}: a set needs at least 1 image")
     if name == EMBEDDED:
-        return _from_folder(EMBEDDED, image_folder("validation"), limit)
-    if name in BENCHMARKS:
-        if root is None:
-            raise DataError(
-                f"{name} is not in the package: name the folder that holds it with --data or "
-                "UCIP_DATA"
-            )
-        hr, lr = root / name / "HR", root / name / "LRbicx4"
-        if not lr.is_dir():
-            return _from_folder(name, hr, limit)
-        pairs = match_by_stem(list_images(hr)[:limit], list_images(lr))
-        images = tuple(
-            _checked(EvalImage(a.stem, modcrop(read_rgb(a)), read_rgb(b))) for a, b in pairs
+        return _from_folder(EMBEDDED, list_images(image_folder("validation"))[:limit])
+    benchmark, _, part = name.partition("/")
+    if benchmark not in BENCHMARKS or (part and Path(name).is_dir()):
+        return _from_folder(Path(name).resolve().name, list_images(Path(name))[:limit])
+    if root is None:
+        raise DataError(
+            f"{name} is not in the package: name the folder that holds it with --data or UCIP_DATA"
         )
-        return EvalSet(name, images, "stored")
-    return _from_folder(Path(name).resolve().name, Path(name), limit)
+    truths = _part(list_images(root / benchmark / "HR"), root / benchmark, part)[:limit]
+    lr = root / benchmark / "LRbicx4"
+    if not lr.is_dir():
+        return _from_folder(name, truths)
+    pairs = match_by_stem(truths, list_images(lr))
+    images = tuple(_checked(EvalImage(a.stem, modcrop(read_rgb(a)), read_rgb(b))) for a, b in pairs)
+    return EvalSet(name, images, "stored")
+
+
+def _part(paths: list[Path], folder: Path, part: str) -> list[Path]:
+    """The images of a benchmark that a part of it holds, in the benchmark's order."""
+    if not part:
+        return paths
+    step = part.removeprefix("every")
+    if step != part and step.isdecimal() and int(step):
+        return paths[:: int(step)]
+    file = folder / f"{part}.txt"
+    if "/" in part or not file.is_file():
+        raise DataError(
+            f"{folder.name} has no part '{part}': write {folder.name}/everyN, or the name of a "
+            f"list of images such as {folder.name}/{part}.txt under the data root"
+        )
+    names = file.read_text(encoding="utf-8").split()
+    missing = sorted(set(names) - {path.stem for path in paths})
+    if missing or not names:
+        what = f"names {missing[0]}, which is not there" if missing else "is empty"
+        raise DataError(f"{folder.name}/{file.name} {what}")
+    return [path for path in paths if path.stem in set(names)]
 
 
 def _checked(image: EvalImage) -> EvalImage:
@@ -152,10 +174,10 @@ def _checked(image: EvalImage) -> EvalImage:
     return image
 
 
-def _from_folder(name: str, folder: Path, limit: int | None) -> EvalSet:
+def _from_folder(name: str, paths: list[Path]) -> EvalSet:
     rule: EdgeRule = "symmetric"
     images = []
-    for path in list_images(folder)[:limit]:
+    for path in paths:
         gt = modcrop(read_rgb(path))
         lr = bicubic_down4(gt, edge=rule) if gt.size else gt
         images.append(_checked(EvalImage(path.stem, gt, lr)))
