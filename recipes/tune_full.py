@@ -4,7 +4,7 @@
 
 On a prompt-free base prompts are added first (row iii); on a prompted base everything is trained
 from where row iv starts (row v), the fair comparison of prompts against everything. It leaves a
-whole network, not an adapter.
+whole network, not an adapter. ``--trainable norms+biases`` trains only those, all over the network.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 
 from ucip_adapt.assets import ALIASES
 from ucip_adapt.config import option, run_recipe
+from ucip_adapt.errors import ConfigError
 from ucip_adapt.evaluation import mean_psnr
 from ucip_adapt.hub.folders import publish_base, push_folder
 from ucip_adapt.hub.stages import previous_stages, stage_summary
@@ -40,16 +41,21 @@ from ucip_adapt.training.run import (
 from ucip_adapt.training.schedule import learning_rate_at, set_learning_rate
 from ucip_adapt.training.signals import StopRequest
 from ucip_adapt.training.tuning_run import Adaptation, describe, load_sets, tuning_settings
-from ucip_adapt.tuning import full_tuning, protocol_for
+from ucip_adapt.tuning import full_tuning, norms_and_biases, protocol_for
 
-RATE = 1e-4
-"""Peak learning rate, chosen on the validation images (results/webp_rates.json)."""
+CHOOSE = {"everything": full_tuning, "norms+biases": norms_and_biases}
+"""What makes each set trainable."""
+
+RATES = {"everything": 1e-4, "norms+biases": 1e-3}
+"""Peak learning rates: that of everything was chosen on the validation images
+(results/webp_rates.json); that of norms and biases lies between it and those of prompt sets."""
 
 
 @dataclass(frozen=True)
 class Options(TuningOptions):
     """Options of the recipe; those of every tuning run come first."""
 
+    trainable: Literal["everything", "norms+biases"] = option("everything", "What is trained.")
     name: str = option("ucip-tuned", "Name for the card.")
 
 
@@ -57,7 +63,7 @@ def main(cfg: Options) -> dict[str, Any]:
     """Tune; returns what results.json holds."""
     clock = Clock()
     settings = tuning_settings(cfg)
-    rate = RATE if cfg.learning_rate is None else cfg.learning_rate
+    rate = RATES[cfg.trainable] if cfg.learning_rate is None else cfg.learning_rate
     qualities = tuple(setting.quality for setting in settings)
     base_name = ALIASES.get(cfg.pretrained_model_name_or_path, cfg.pretrained_model_name_or_path)
     cfg = dataclasses.replace(
@@ -69,9 +75,13 @@ def main(cfg: Options) -> dict[str, Any]:
     accelerator = make_accelerator(cfg)
     base = UCIP.from_pretrained(cfg.pretrained_model_name_or_path, revision=cfg.revision)
     base.to(accelerator.device)
+    everything = cfg.trainable == "everything"
+    if cfg.protocol is not None and not everything:
+        raise ConfigError(f"--protocol {cfg.protocol}: {cfg.trainable} is no row of Table 3")
     protocol = protocol_for(base, cfg.protocol, everything=True)
+    row = f"{protocol.name}: {protocol.text}"
     model = UCIP.from_pretrained(cfg.pretrained_model_name_or_path, revision=cfg.revision)
-    named = full_tuning(model)
+    named = CHOOSE[cfg.trainable](model)
     parameters = [parameter for _, parameter in named]
     if cfg.gradient_checkpointing:
         model.enable_gradient_checkpointing()
@@ -80,8 +90,8 @@ def main(cfg: Options) -> dict[str, Any]:
         accelerator,
         settings,
         base,
-        protocol=f"{protocol.name}: {protocol.text}",
-        trained="everything",
+        protocol=row if everything else f"none, beside row {protocol.name}",
+        trained=cfg.trainable,
         count=sum(parameter.numel() for parameter in parameters),
     )
     if cfg.dry_run:
@@ -97,9 +107,8 @@ def main(cfg: Options) -> dict[str, Any]:
     if ema is not None:
         accelerator.register_for_checkpointing(ema)
     accelerator.register_for_checkpointing(clock)
-    checkpoints = make_checkpoints(
-        cfg, accelerator, critical=("pretrained_model_name_or_path", "codec", "qualities")
-    )
+    critical = ("pretrained_model_name_or_path", "codec", "qualities", "trainable")
+    checkpoints = make_checkpoints(cfg, accelerator, critical=critical)
     step = 0
     if cfg.resume_from_checkpoint is not None:
         step = checkpoints.resume(
@@ -166,7 +175,7 @@ def main(cfg: Options) -> dict[str, Any]:
             "trained": sum(parameter.numel() for parameter in parameters),
             "base_fingerprint": base.fingerprint,
             "fingerprint": tuned.fingerprint,
-            "protocol": protocol.name,
+            "protocol": protocol.name if everything else None,
             "stages": previous_stages(cfg.pretrained_model_name_or_path),
         },
         scores={

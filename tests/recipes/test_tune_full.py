@@ -48,6 +48,29 @@ def test_row_iii_adds_prompts_first(run, world, tmp_path):
     assert any(line.startswith("protocol   iii: ") for line in done.lines)
 
 
+def test_norms_and_biases_leave_the_rest_bit_for_bit(run, world, tuned, tmp_path):
+    done = run("tune_full", tmp_path / "out", trainable="norms+biases")
+    assert done.losses[0] == pytest.approx(tuned.losses[0], abs=1e-7)
+    base = UCIP.from_pretrained(world.bases["prompted"])
+    network = UCIP.from_pretrained(done.folder)
+    moved = {
+        name
+        for name, value in base.state_dict().items()
+        if not torch.equal(value, network.state_dict()[name])
+    }
+    named = dict(base.named_parameters())
+    assert moved == {n for n in named if n.endswith(".bias") or n.split(".")[-2].startswith("norm")}
+    assert done.record["parameters"]["trained"] == sum(named[n].numel() for n in moved) == 755
+    assert done.record["parameters"]["protocol"] is None
+    assert any(line.startswith("trained    norms+biases: 755 parameters, ") for line in done.lines)
+    assert "Only norms+biases were trained" in done.bytes("README.md").decode()
+
+
+def test_norms_and_biases_are_no_row_of_the_table(run, tmp_path):
+    with pytest.raises(ConfigError, match=r"--protocol v: norms\+biases is no row of Table 3"):
+        run("tune_full", tmp_path / "out", trainable="norms+biases", protocol="v")
+
+
 def test_the_first_losses_of_iv_and_v_are_equal(run, tuned, tmp_path):
     """The same base, crops and order: what differs is only what is trained."""
     prompts = run("tune_prompts", tmp_path / "out")

@@ -21,6 +21,7 @@ from ucip_adapt.tuning import (
     count_parameters,
     full_tuning,
     lora_config,
+    norms_and_biases,
     protocol_for,
     trainable_parameters,
 )
@@ -77,6 +78,30 @@ def test_full_tuning_wants_a_plain_base(make_base: MakeBase) -> None:
     add_prompt_adapter(base)
     with pytest.raises(ConfigError, match="unload"):
         full_tuning(base)
+
+
+def test_norms_and_biases_and_nothing_else(make_base: MakeBase, lq: Tensor) -> None:
+    base = make_base()
+    named = dict(norms_and_biases(base))
+    # Told by their names here, by the kinds of their modules there.
+    assert set(named) == {
+        name
+        for name, _ in base.named_parameters()
+        if name.endswith(".bias") or name.split(".")[-2].startswith("norm")
+    }
+    assert {name for name, p in base.named_parameters() if p.requires_grad} == set(named)
+    base(lq).square().mean().backward()
+    # Under DDP a parameter without a gradient stops the training.
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in named.values())
+
+
+def test_norms_and_biases_want_a_plain_prompted_base(make_base: MakeBase) -> None:
+    with pytest.raises(ConfigError, match="compared with prompts, and this base has none"):
+        norms_and_biases(make_base("prompt-free"))
+    base = make_base()
+    add_prompt_adapter(base)
+    with pytest.raises(ConfigError, match="unload"):
+        norms_and_biases(base)
 
 
 # -- other PEFT methods ----------------------------------------------------------------------------

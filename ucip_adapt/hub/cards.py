@@ -283,9 +283,13 @@ way of applying it was chosen; "whole" is the whole image at once, "base" the wa
 def _tuned_scores(record: Mapping[str, Any]) -> str:
     rows = record["scores"]["rows"]
     sets = ", ".join(dict.fromkeys(row["dataset"] for row in rows))
+    protocol = record["parameters"]["protocol"]
+    trained = (
+        f"Row {protocol}" if protocol else f"Only {record['config']['trainable']} were trained"
+    )
     return f"""## Scores
 
-Row {record["parameters"]["protocol"]}. Mean PSNR in dB / SSIM, protocol y-c4, on {sets}; "base" is
+{trained}. Mean PSNR in dB / SSIM, protocol y-c4, on {sets}; "base" is
 the network before tuning, "full" after it.
 
 {score_table(rows, protocol="y-c4", reference="base")}

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ucip_adapt.tuning.params import count_parameters as count_parameters
     from ucip_adapt.tuning.params import full_tuning as full_tuning
     from ucip_adapt.tuning.params import lora_config as lora_config
+    from ucip_adapt.tuning.params import norms_and_biases as norms_and_biases
     from ucip_adapt.tuning.params import trainable_parameters as trainable_parameters
     from ucip_adapt.tuning.protocols import PROTOCOLS as PROTOCOLS
     from ucip_adapt.tuning.protocols import Protocol as Protocol
@@ -50,6 +51,7 @@ _EXPORTS = {
     "full_tuning": "params",
     "load_prompt_adapter": "adapters",
     "lora_config": "params",
+    "norms_and_biases": "params",
     "protocol_for": "protocols",
     "save_prompt_adapter": "adapters",
     "trainable_parameters": "params",
@@ -72,6 +74,7 @@ __all__ = [
     "full_tuning",
     "load_prompt_adapter",
     "lora_config",
+    "norms_and_biases",
     "protocol_for",
     "register",
     "register_when_peft_is_imported",

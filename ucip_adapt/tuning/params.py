@@ -24,6 +24,7 @@ __all__ = [
     "count_parameters",
     "full_tuning",
     "lora_config",
+    "norms_and_biases",
     "trainable_parameters",
 ]
 
@@ -169,6 +170,44 @@ def full_tuning(model: UCIP) -> list[tuple[str, nn.Parameter]]:
     if model.config.prompt == "none":
         add_prompts(model)
     model.requires_grad_(True)
+    return trainable_parameters(model)
+
+
+def norms_and_biases(model: UCIP) -> list[tuple[str, nn.Parameter]]:
+    """Make the norms (scale and shift) and every bias trainable, and nothing else.
+
+    The smallest set that reaches every layer, to be compared with prompts of about its size.
+    SPADE's own normalisation has no parameters, and the basic prompts are no bias.
+
+    Args:
+        model: A base with prompts, changed in place.
+
+    Returns:
+        Names and parameters to train.
+
+    Raises:
+        ConfigError: If the model has adapters, or no prompts: on those only rows iv and v are
+            compared with it.
+
+    Example:
+        >>> model = UCIP(UCIPConfig.preset("tiny"))
+        >>> sum(parameter.numel() for _, parameter in norms_and_biases(model))
+        7523
+        >>> model.blocks[0].prompt.basis.requires_grad
+        False
+    """
+    if hasattr(model, "peft_config"):
+        raise ConfigError("norms+biases are of a plain base: this one has adapters, unload() them")
+    if model.config.prompt == "none":
+        raise ConfigError(
+            "norms+biases are compared with prompts, and this base has none: give a prompted base, "
+            "or train everything (row iii)"
+        )
+    model.requires_grad_(False)
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            # By kind of module, not by shape: a future norm of another class must be added here.
+            parameter.requires_grad_(name == "bias" or isinstance(module, nn.LayerNorm))
     return trainable_parameters(model)
 
 
