@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ucip_adapt.assets import ALIASES, shipped_adapters
 from ucip_adapt.data.images import IMAGE_SUFFIXES
-from ucip_adapt.detect import Detection, detect_codec
+from ucip_adapt.detection import Detection, detect_codec
 from ucip_adapt.errors import ConfigError, DataError, UcipError
 from ucip_adapt.hub.library import describe_adapter, locate_adapter
 from ucip_adapt.imaging.read import MAX_INPUT_PIXELS, read_picture

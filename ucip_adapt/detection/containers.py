@@ -1,0 +1,166 @@
+"""Codec and quality as a file itself says them, without decoding a pixel."""
+
+from __future__ import annotations
+
+from ucip_adapt.detection.av1 import QUANTISERS, base_quantiser
+from ucip_adapt.detection.bits import BitReader, MalformedError, number
+from ucip_adapt.detection.detection import Detection
+from ucip_adapt.detection.heif import brands, coded_picture
+from ucip_adapt.detection.jpeg import luma_table, nearest_quality
+from ucip_adapt.detection.webp import is_lossless, quality_of
+
+__all__ = ["detect_codec"]
+
+_HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
+_AVIF = {b"avif", b"avis"}
+_JXL_BOX = b"\x00\x00\x00\x0cJXL \r\n\x87\n"
+_JP2_BOX = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
+_MAX_MARKERS = 100
+
+
+def detect_codec(data: bytes) -> Detection:
+    """Read codec and quality from a file's content, without decoding its pixels.
+
+    Args:
+        data: The file. It may be damaged or hostile: what cannot be read is unknown.
+
+    Returns:
+        What it says; of a lossless or unknown container, no codec.
+
+    Example:
+        >>> import io
+        >>> from PIL import Image
+        >>> buffer = io.BytesIO()
+        >>> Image.new("RGB", (16, 16)).save(buffer, "JPEG", quality=20)
+        >>> found = detect_codec(buffer.getvalue())
+        >>> found.codec, found.quality, found.reason
+        ('jpeg', 20, 'JPEG quantisation tables of quality 20')
+    """
+    if data[:3] == b"\xff\xd8\xff":
+        return _jpeg(data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _webp(data)
+    claimed = brands(data)
+    if claimed & _AVIF:
+        return _avif(data)
+    if claimed & _HEIC:
+        return Detection("heic", None, "HEIC container")
+    if data[:2] == b"\xff\x0a" or data.startswith(_JXL_BOX):
+        return _jpegxl(data)
+    if data.startswith((_JP2_BOX, b"\xff\x4f\xff\x51")):
+        return _jpeg2000(data)
+    return Detection(None, None, "the container does not say how the pixels were compressed")
+
+
+def _jpeg(data: bytes) -> Detection:
+    try:
+        quality, exact = nearest_quality(luma_table(data))
+    except MalformedError:
+        return Detection("jpeg", None, "JPEG without a quantisation table")
+    how = "of" if exact else "nearest to"
+    return Detection("jpeg", quality, f"JPEG quantisation tables {how} quality {quality}")
+
+
+def _webp(data: bytes) -> Detection:
+    if is_lossless(data):
+        return Detection(None, None, "lossless WebP container")
+    try:
+        quality = quality_of(data)
+    except MalformedError:
+        return Detection("webp", None, "WebP container")
+    return Detection("webp", quality, f"WebP container, quantisers as of quality {quality}")
+
+
+def _avif(data: bytes) -> Detection:
+    try:
+        picture = coded_picture(data)
+        if picture.kind != b"av01":
+            return Detection("heic", None, "HEIC picture in an AVIF container")
+        index = base_quantiser(picture.data)
+    except MalformedError:
+        return Detection("avif", None, "AVIF container")
+    if index == 0:
+        return Detection(None, None, "lossless AVIF container")
+    quality = min(range(101), key=lambda quality: abs(QUANTISERS[quality] - index))
+    return Detection("avif", quality, f"AVIF container, quantiser {index} as of quality {quality}")
+
+
+def _jpegxl(data: bytes) -> Detection:
+    """A picture that is not in XYB is lossless, or a JPEG file packed without loss."""
+    try:
+        lossy = _is_xyb(_codestream(data))
+    except MalformedError:
+        return Detection("jpegxl", None, "JPEG XL container")
+    if lossy:
+        return Detection("jpegxl", None, "JPEG XL container")
+    return Detection(None, None, "JPEG XL container, lossless or of a JPEG file")
+
+
+def _codestream(data: bytes) -> bytes:
+    """The start of the codestream, from the boxes around it."""
+    if data[:2] == b"\xff\x0a":
+        return data[:4096]
+    at = 0
+    for _ in range(_MAX_MARKERS):
+        size, name = number(data, at, 4), data[at + 4 : at + 8]
+        head = 16 if size == 1 else 8
+        size = number(data, at + 8, 8) if size == 1 else size
+        if name in {b"jxlc", b"jxlp"}:
+            begin = at + head + 4 * (name == b"jxlp")
+            return data[begin : begin + 4096]
+        if size < head:
+            break
+        at += size
+    raise MalformedError("no codestream")
+
+
+def _is_xyb(codestream: bytes) -> bool:
+    """Read SizeHeader and ImageMetadata as far as ``xyb_encoded`` (ISO/IEC 18181-1, annex D)."""
+    if codestream[:2] != b"\xff\x0a":
+        raise MalformedError("no codestream")
+    reader = BitReader(codestream[2:], lowest_first=True)
+    small = reader.flag()
+    sizes = ((1, 9), (1, 13), (1, 18), (1, 30))
+    _side(reader, small, sizes)
+    if not reader.bits(3):  # no ratio: the width is told
+        _side(reader, small, sizes)
+    if reader.flag():  # all default
+        return True
+    if reader.flag():
+        reader.bits(3)  # orientation
+        if reader.bits(3):
+            raise MalformedError("a size of its own, a preview or an animation")
+    if reader.flag():  # floating-point samples
+        reader.either((32, 0), (16, 0), (24, 0), (1, 6))
+        reader.bits(4)
+    else:
+        reader.either((8, 0), (10, 0), (12, 0), (1, 6))
+    reader.bits(1)  # 16-bit buffers suffice
+    for _ in range(reader.either((0, 0), (1, 0), (2, 4), (1, 12))):
+        if not reader.flag():
+            raise MalformedError("an extra channel that is not plain alpha")
+    return reader.flag()
+
+
+def _side(reader: BitReader, small: bool, sizes: tuple[tuple[int, int], ...]) -> None:
+    if small:
+        reader.bits(5)
+    else:
+        reader.either(*sizes)
+
+
+def _jpeg2000(data: bytes) -> Detection:
+    """The wavelet tells: 5/3 is what lossless files use, 9/7 cannot be lossless."""
+    start = data[:4096].find(b"\xff\x4f\xff\x51")
+    try:
+        at = start + 2 if start >= 0 else len(data)
+        for _ in range(_MAX_MARKERS):
+            marker, size = number(data, at, 2), number(data, at + 2, 2)
+            if marker == 0xFF52:
+                if number(data, at + 13, 1) == 1:
+                    return Detection(None, None, "JPEG 2000 with its lossless wavelet")
+                break
+            at += 2 + size
+    except MalformedError:
+        pass
+    return Detection("jpeg2000", None, "JPEG 2000 container")
