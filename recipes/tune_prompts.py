@@ -87,7 +87,13 @@ def add_adapter(base: UCIP, cfg: Options) -> PeftModel:
     if cfg.peft_method == "prompts":
         return add_prompt_adapter(base, config)
     budget = count_adapter(base.config, config)
-    return get_peft_model(base, lora_config(base, budget=budget, dora=cfg.peft_method == "dora"))
+    other = lora_config(
+        base,
+        budget=budget,
+        dora=cfg.peft_method == "dora",
+        trainable_blocks=cfg.trainable_blocks,
+    )
+    return get_peft_model(base, other)
 
 
 def main(cfg: Options) -> dict[str, Any]:

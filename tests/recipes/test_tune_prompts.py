@@ -309,15 +309,30 @@ def test_a_prompt_free_base_receives_prompts_as_row_ii(world, run, tmp_path):
     assert any(line.startswith("protocol   ii: prompts added") for line in done.lines)
 
 
-@pytest.mark.parametrize("method", ["lora", "dora"])
-def test_lora_and_dora_run_at_the_budget_of_the_set(world, run, tmp_path, method):
-    done = run("tune_prompts", tmp_path / "out", trainable="dpm+offset", peft_method=method)
-    path = world.bases["prompted"]
+@pytest.mark.parametrize(
+    ("method", "trainable", "blocks"),
+    [("lora", "dpm+offset", "all"), ("dora", "dpm", "all"), ("lora", "dpm", "last:1")],
+)
+def test_lora_and_dora_run_at_the_budget_of_the_set(
+    world, run, tmp_path, method, trainable, blocks
+):
+    path = world.bases["prompted" if blocks == "all" else "two blocks"]
+    done = run(
+        "tune_prompts",
+        tmp_path / "out",
+        trainable=trainable,
+        trainable_blocks=blocks,
+        peft_method=method,
+        pretrained_model_name_or_path=str(path),
+    )
     base = UCIP.from_pretrained(path)
-    budget = count_adapter(base.config, DynamicPromptConfig(trainable_set="dpm+offset"))
+    own = DynamicPromptConfig(trainable_set=trainable, trainable_blocks=blocks)
+    budget = count_adapter(base.config, own)
     trained = done.record["parameters"]["trained"]
     assert 0.5 < trained / budget < 1.5
-    assert sum(value.size for value in read_safetensors(done.bytes()).values()) == trained
+    tensors = read_safetensors(done.bytes())
+    assert sum(value.size for value in tensors.values()) == trained
+    assert blocks == "all" or all(".blocks.1." in name for name in tensors)
     plain = UCIP.from_pretrained(path)
     for name, value in plain.state_dict().items():
         assert torch.equal(done.model.get_base_model().base_tensors()[name], value), name
@@ -326,5 +341,5 @@ def test_lora_and_dora_run_at_the_budget_of_the_set(world, run, tmp_path, method
     loaded = PeftModel.from_pretrained(base, str(done.folder)).get_base_model()
     assert score == pytest.approx(mean_psnr(world, 10, lambda lq: upscale(loaded, lq)), abs=1e-4)
     card = ModelCard.load(done.folder / "README.md").text
-    assert f"{method}, blocks all: {trained:,} parameters" in card
+    assert f"{method}, blocks {blocks}: {trained:,} parameters" in card
     assert "PeftModel.from_pretrained" in card, "load_prompt_adapter does not load this one"

@@ -164,6 +164,22 @@ def test_lora_comes_nearest_to_a_budget(budget: int, dora: bool) -> None:
     assert min(ranks, key=distance) == config.r
 
 
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("blocks", ["all", "last:1"])
+@pytest.mark.parametrize("name", ["dpm", "dpm+offset"])
+def test_tiny_has_a_lora_for_every_budget_of_the_comparison(
+    name: str, blocks: str, dora: bool
+) -> None:
+    base = UCIP(UCIPConfig.preset("tiny"))
+    own = DynamicPromptConfig(trainable_set=name, trainable_blocks=blocks)
+    budget = count_adapter(base.config, own)
+    config = lora_config(base, budget=budget, dora=dora, trainable_blocks=blocks)
+    trained = trainable_parameters(get_peft_model(base, config))
+    assert 0.85 < sum(p.numel() for _, p in trained) / budget < 1.2
+    seen = {path.split("blocks.")[1][0] for path, _ in trained}
+    assert seen == ({"0", "1"} if blocks == "all" else {"1"})
+
+
 def test_lora_below_every_budget(make_base: MakeBase) -> None:
     with pytest.raises(ConfigError, match="the smallest LoRA of this base has 192 parameters"):
         lora_config(make_base(), budget=100)

@@ -14,7 +14,7 @@ from ucip_adapt.errors import ConfigError
 from ucip_adapt.models import DPM, PTMB, UCIP, UCIPConfig
 from ucip_adapt.tuning.config import DynamicPromptConfig
 from ucip_adapt.tuning.layer import PROMPT_STD
-from ucip_adapt.tuning.targets import TRAINABLE_SETS, find_targets, tensor_table
+from ucip_adapt.tuning.targets import TRAINABLE_SETS, find_targets, first_block, tensor_table
 
 __all__ = [
     "TRAINABLE_SETS",
@@ -31,9 +31,9 @@ __all__ = [
 # Modules for LoRA, from the widest choice to the narrowest: the linear maps of a PTMM that do not
 # see the prompt. Depth-wise convolutions are left out: PEFT's LoRA does not fit them.
 _LORA_TARGETS = (
-    r"blocks\.\d+\.layers\.\d+\.(mixer\.(horizontal|vertical|proj)|mlp\.(fc1|fc2))",
-    r"blocks\.\d+\.layers\.\d+\.mixer\.(horizontal|vertical|proj)",
-    r"blocks\.\d+\.layers\.\d+\.mixer\.proj",
+    r"mixer\.(horizontal|vertical|proj)|mlp\.(fc1|fc2)",
+    r"mixer\.(horizontal|vertical|proj)",
+    r"mixer\.proj",
 )
 
 
@@ -211,7 +211,9 @@ def norms_and_biases(model: UCIP) -> list[tuple[str, nn.Parameter]]:
     return trainable_parameters(model)
 
 
-def lora_config(base: UCIP, *, budget: int, dora: bool = False) -> LoraConfig:
+def lora_config(
+    base: UCIP, *, budget: int, dora: bool = False, trainable_blocks: str = "all"
+) -> LoraConfig:
     """A LoRA for a base whose number of parameters comes nearest to a budget.
 
     It adapts the linear maps of all PTMMs; for budgets below one rank of them all, those of the
@@ -222,12 +224,13 @@ def lora_config(base: UCIP, *, budget: int, dora: bool = False) -> LoraConfig:
         base: The base network.
         budget: Number of parameters to come near to, such as that of ``dpm+offset``.
         dora: Use DoRA (weights split into magnitude and direction).
+        trainable_blocks: ``"all"`` PTMBs, or the ``"last:N"``.
 
     Returns:
         PEFT's configuration, to be given to ``peft.get_peft_model(base, config)``.
 
     Raises:
-        ConfigError: If the budget is below the smallest LoRA.
+        ConfigError: If the budget is below the smallest LoRA, or the base has fewer blocks.
 
     Example:
         >>> base = UCIP(UCIPConfig.preset("tiny"))
@@ -236,7 +239,9 @@ def lora_config(base: UCIP, *, budget: int, dora: bool = False) -> LoraConfig:
         (3, 3)
     """
     smallest = 0
-    for pattern in _LORA_TARGETS:
+    blocks = range(first_block(base, trainable_blocks), len(base.blocks))
+    for linears in _LORA_TARGETS:
+        pattern = rf"blocks\.({'|'.join(map(str, blocks))})\.layers\.\d+\.({linears})"
         per_rank, fixed = _lora_cost(base, pattern, dora=dora)
         smallest = per_rank + fixed
         if smallest <= budget:

@@ -15,7 +15,14 @@ from ucip_adapt.models.token_mixer import PTMM
 from ucip_adapt.tuning.config import DynamicPromptConfig
 from ucip_adapt.tuning.layer import LAYERS, DynamicLayer
 
-__all__ = ["TRAINABLE_SETS", "TargetKindError", "TensorTable", "find_targets", "tensor_table"]
+__all__ = [
+    "TRAINABLE_SETS",
+    "TargetKindError",
+    "TensorTable",
+    "find_targets",
+    "first_block",
+    "tensor_table",
+]
 
 TensorTable = dict[str, torch.Size]
 
@@ -58,7 +65,12 @@ def _candidates(model: UCIP) -> list[_Candidate]:
     ]
 
 
-def _first_block(model: UCIP, trainable_blocks: str) -> int:
+def first_block(model: UCIP, trainable_blocks: str) -> int:
+    """Number of the first PTMB that ``"all"`` or ``"last:N"`` means.
+
+    Raises:
+        ConfigError: If the base has fewer blocks than asked for.
+    """
     total = len(model.blocks)
     wanted = total if trainable_blocks == "all" else int(trainable_blocks.removeprefix("last:"))
     if wanted > total:
@@ -77,7 +89,7 @@ def find_targets(model: UCIP, config: DynamicPromptConfig) -> dict[str, nn.Modul
         TargetKindError: If ``target_modules`` names a module that the set does not replace.
     """
     kinds = TRAINABLE_SETS[config.trainable_set]
-    first = _first_block(model, config.trainable_blocks)
+    first = first_block(model, config.trainable_blocks)
     allowed = {
         item.name: item.module
         for item in _candidates(model)
