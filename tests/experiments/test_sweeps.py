@@ -1,0 +1,101 @@
+"""Gain over size, forgetting and rates, from made-up cells."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from ucip_adapt.experiments.compare import Finished
+from ucip_adapt.experiments.sweeps import forgetting, pareto, points, rate_sweep
+from ucip_adapt.experiments.tables import matrices
+
+_spec = importlib.util.spec_from_file_location(
+    "synthetic", Path(__file__).with_name("synthetic.py")
+)
+made = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(made)
+
+
+def sized(method, num_bytes, gain, *, row=None, **more):
+    record = made.cell(method, row=row, gain=gain, **more)
+    record["parameters"] |= {"bytes": num_bytes, "trained": num_bytes // 4}
+    return Finished.from_record(record)
+
+
+def base(**more):
+    return Finished.from_record(made.cell("base", row="i", **more))
+
+
+def test_front():
+    cells = [
+        base(),
+        sized("everything", 1_300_000, 0.24, row="v"),
+        sized("dpm", 5_000, 0.10, row="iv"),
+        sized("dpm+offset", 64_000, 0.30, row="iv", noise=0.02),
+        sized("lora", 64_000, 0.25),
+        sized("everything", 1_300_000, 0.9, row="iii"),  # of another base: no gain over this one
+    ]
+    [matrix] = matrices([cell.config for cell in cells], "webp")
+    found = points(cells, matrix)
+    assert [(p.method, p.on_front) for p in found] == [
+        ("dpm", True),
+        ("dpm+offset", True),
+        ("lora", False),
+        ("everything", False),
+    ]
+    assert found[0].gain.overall.mean == pytest.approx(0.10, abs=1e-4)
+    table = pareto(found, matrix, "5 of 9 cells")
+    assert table.title.endswith("5 of 9 cells")
+    line = dict(zip(table.header, table.rows[1], strict=True))
+    assert line["bytes"] == "64,000"
+    assert line["gain, dB [95 %]"].startswith("+0.300 [")
+    assert (line["higher"], line["front"], line["validation, dB"]) == ("4", "yes", "+0.150")
+
+
+def test_without_the_base_there_is_no_gain():
+    cells = [sized("dpm", 5_000, 0.10, row="iv")]
+    [matrix] = matrices([cell.config for cell in cells], "webp")
+    assert points(cells, matrix) == []
+    assert pareto([], matrix).rows == ()
+    assert forgetting(cells, matrix).rows == ()
+
+
+def test_forgetting():
+    also = {"jpeg": -0.4, "hevc-x265": 0.0}
+    cells = [
+        base(also=dict.fromkeys(also, 0.0)),
+        base(config={"cell": "again, without other codecs"}),
+        sized("everything", 1_300_000, 0.2, row="v", also=also),
+        sized("dpm", 5_000, 0.1, row="iv", also={"jpeg": -0.1}),
+        sized("lora", 64_000, 0.2),
+    ]
+    [matrix] = matrices([cell.config for cell in cells], "webp")
+    table = forgetting(cells, matrix, switched_off={"dpm": "0"})
+    assert table.header == ("method", "webp (tuned on)", "hevc-x265", "jpeg", "switched off")
+    assert [line[0] for line in table.rows] == ["dpm", "everything"]
+    dpm, everything = table.rows
+    assert dpm[1].startswith("+0.100 [")
+    assert (dpm[2], dpm[4]) == ("-", "0"), "not measured on x265"
+    assert dpm[3].startswith("-0.100 [")
+    assert not dpm[3].endswith("tie")
+    assert everything[2] == "+0.000 [+0.000, +0.000] tie"
+    assert everything[3].startswith("-0.400 [")
+    assert everything[4] == "-"
+
+
+def test_rates():
+    cells = [
+        sized("dpm", 1, gain, row="iv", seed=seed, config={"learning_rate": rate, **where})
+        for rate, seed, gain, where in [
+            (0.01, 0, 0.2, {"evaluate_on": "validation"}),
+            (0.01, 1, 0.4, {"evaluate_on": "validation"}),
+            (0.03, 0, 0.4, {"evaluate_on": "validation"}),
+            (0.05, 0, 0.9, {"evaluate_on": "full"}),
+        ]
+    ]
+    table = rate_sweep(cells, "webp")
+    assert table.header == ("base", "method", "0.01", "0.03")
+    assert table.rows == (("net-v1", "dpm", "+0.150", "**+0.200**"),)
+    assert rate_sweep(cells, "avif").rows == ()

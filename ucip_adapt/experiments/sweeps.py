@@ -1,0 +1,223 @@
+"""What is worth tuning: gain over size, what other codecs lose, which rates were tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from ucip_adapt.experiments.compare import Difference, Finished, difference
+from ucip_adapt.experiments.tables import (
+    HOLE,
+    Matrix,
+    Table,
+    belongs,
+    best_rate,
+    difference_cells,
+    places_of,
+)
+
+__all__ = ["Point", "forgetting", "pareto", "points", "rate_sweep"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way of tuning: what it costs and what it gains.
+
+    Attributes:
+        method: Its name.
+        num_bytes: Size of the file that has to be passed on.
+        trained: Number of trained parameters.
+        learning_rate: Peak rate, chosen on the validation images.
+        seconds: Time of training, mean over seeds.
+        gain: Gain over the base, in dB.
+        validation_gain_db: The same on the validation images; None if it was not kept.
+        on_front: Whether nothing of at most this size gains as much.
+    """
+
+    method: str
+    num_bytes: int
+    trained: int
+    learning_rate: float
+    seconds: float
+    gain: Difference
+    validation_gain_db: float | None
+    on_front: bool = False
+
+
+def points(cells: Sequence[Finished], matrix: Matrix) -> list[Point]:
+    """Every way of tuning the prompted base, against that base.
+
+    Args:
+        cells: Finished cells, also of other tables.
+        matrix: What the cells share.
+
+    Returns:
+        Points from the smallest file to the largest; none without the base's own cell.
+    """
+    own, base = _tuned_and_base(cells, matrix)
+    found = []
+    for method, runs in own.items():
+        gain = difference(runs, base, places_of({"i": base}, matrix.codec))
+        if gain is None:
+            continue
+        parameters = runs[0].record["parameters"]
+        validation = [c.validation_gain_db for c in runs if c.validation_gain_db is not None]
+        found.append(
+            Point(
+                method,
+                int(parameters["bytes"]),
+                int(parameters["trained"]),
+                float(runs[0].config["learning_rate"]),
+                fmean(float(run.record["seconds"]["training"]) for run in runs),
+                gain,
+                fmean(validation) if validation else None,
+            )
+        )
+    return _with_front(found)
+
+
+def _tuned_and_base(
+    cells: Sequence[Finished], matrix: Matrix
+) -> tuple[dict[str, list[Finished]], list[Finished]]:
+    own = [
+        cell
+        for cell in cells
+        if belongs(cell.config, matrix) and cell.config["base_kind"] == "prompted"
+    ]
+    base = best_rate([cell for cell in own if cell.config["method"] == "base"])
+    methods = dict.fromkeys(cell.config["method"] for cell in own if cell.seed is not None)
+    tuned = {
+        method: best_rate([cell for cell in own if cell.config["method"] == method])
+        for method in methods
+    }
+    return tuned, base
+
+
+def _with_front(found: Sequence[Point]) -> list[Point]:
+    ordered = sorted(found, key=lambda p: (p.num_bytes, -p.gain.overall.mean))
+    result: list[Point] = []
+    best = float("-inf")
+    for point in ordered:
+        mean = point.gain.overall.mean
+        result.append(Point(**{**vars(point), "on_front": mean > best}))
+        best = max(best, mean)
+    return result
+
+
+def pareto(found: Sequence[Point], matrix: Matrix, count: str = "") -> Table:
+    """Gain over bytes as a table, the data of the plot.
+
+    Args:
+        found: See :func:`points`.
+        matrix: What the cells share.
+        count: "n of m cells", for the title.
+    """
+    header = (
+        *("method", "bytes", "trained", "rate", "gain, dB [95 %]", "by seed", "seeds", "SSIM"),
+        *("at least", "higher", "tie", "lower", "validation, dB", "training, s", "front"),
+    )
+    lines = tuple(
+        (
+            point.method,
+            f"{point.num_bytes:,}",
+            f"{point.trained:,}",
+            f"{point.learning_rate:g}",
+            *difference_cells(point.gain),
+            HOLE if point.validation_gain_db is None else f"{point.validation_gain_db:+.3f}",
+            f"{point.seconds:.0f}",
+            "yes" if point.on_front else "",
+        )
+        for point in found
+    )
+    note = (
+        "Gain over the base. Bytes: the file that is passed on. Front: nothing of at most this "
+        "size gains as much. Columns as in the summary."
+    )
+    title = f"Gain over size: {matrix.text}{'; ' if count else ''}{count}"
+    return Table(title, header, lines, note)
+
+
+def forgetting(
+    cells: Sequence[Finished],
+    matrix: Matrix,
+    *,
+    switched_off: Mapping[str, str] | None = None,
+) -> Table:
+    """What tuning on one codec does to others, in dB against the base.
+
+    Args:
+        cells: Finished cells, also of other tables.
+        matrix: What the cells share.
+        switched_off: By method, what is left of the change with the adapter switched off.
+
+    Returns:
+        A row for each method that was measured on another codec.
+    """
+    own, base = _tuned_and_base(cells, matrix)
+    codecs = sorted({p.codec for cell in base for p in cell.places} - {matrix.codec})
+    off = switched_off or {}
+    lines = []
+    for method, runs in sorted(own.items(), key=lambda item: _bytes_of(item[1])):
+        found = [difference(runs, base, places_of({"i": base}, codec)) for codec in codecs]
+        if not any(found):
+            continue
+        gain = difference(runs, base, places_of({"i": base}, matrix.codec))
+        shown = [_change(one) for one in (gain, *found)]
+        lines.append((method, *shown, *([off.get(method, HOLE)] if off else [])))
+    header = ("method", f"{matrix.codec} (tuned on)", *codecs, *(["switched off"] if off else []))
+    datasets = dict.fromkeys(p.dataset for cell in base for p in cell.places if p.codec in codecs)
+    note = (
+        f"Change against the base, in dB [95 %], mean over the qualities of a codec on "
+        f"{', '.join(datasets) or 'no set yet'}; {matrix.codec} on all its sets."
+    )
+    return Table(f"Forgetting: {matrix.text}", header, tuple(lines), note)
+
+
+def _bytes_of(runs: Sequence[Finished]) -> int:
+    return int(runs[0].record["parameters"]["bytes"])
+
+
+def _change(found: Difference | None) -> str:
+    if found is None:
+        return HOLE
+    tie = " tie" if found.overall.verdict == "tie" else ""
+    seeds = f" ({found.seeds.low:+.2f} to {found.seeds.high:+.2f})" if found.seeds.count > 1 else ""
+    return f"{found.overall}{seeds}{tie}"
+
+
+def rate_sweep(cells: Sequence[Finished], codec: str) -> Table:
+    """Rates that were tried, by what they gained on the validation images alone.
+
+    Args:
+        cells: Finished cells, also of other tables.
+        codec: The codec.
+
+    Returns:
+        A row for each base and method; the best rate is in bold.
+    """
+    gains: dict[tuple[str, str], dict[float, list[float]]] = {}
+    for cell in cells:
+        value = cell.validation_gain_db
+        if cell.config["evaluate_on"] != "validation" or cell.config["codec"] != codec:
+            continue
+        if value is not None:
+            rates = gains.setdefault((cell.config["base"], cell.config["method"]), {})
+            rates.setdefault(float(cell.config["learning_rate"]), []).append(value)
+    columns = sorted({rate for rates in gains.values() for rate in rates})
+    lines = []
+    for (base, method), rates in sorted(gains.items()):
+        means = {rate: fmean(values) for rate, values in rates.items()}
+        best = max(means, key=means.__getitem__)
+        shown = [
+            HOLE if rate not in means else _bold(f"{means[rate]:+.3f}", when=rate == best)
+            for rate in columns
+        ]
+        lines.append((base, method, *shown))
+    header = ("base", "method", *(f"{rate:g}" for rate in columns))
+    note = "Gain over the base in dB on validation images; the best rate of each row is in bold."
+    return Table(f"Rates tried: {codec}", header, tuple(lines), note)
+
+
+def _bold(text: str, *, when: bool) -> str:
+    return f"**{text}**" if when else text
