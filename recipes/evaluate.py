@@ -4,6 +4,7 @@
     python recipes/evaluate.py --codec webp --adapter runs/webp
     python recipes/evaluate.py --codec hm --evaluate_on Set5 --data DATA
     python recipes/evaluate.py --codec webp --adapter dpm=runs/dpm everything=runs/full
+    python recipes/evaluate.py --suite ucsr-open --adapter noprompt=ucip-tiny-noprompt
 
 Prints a table and writes results.json: bicubic, the base, and every adapter or network given.
 """
@@ -18,15 +19,17 @@ import torch
 from accelerate import Accelerator
 from peft import PeftConfig, PeftModel
 
-from ucip_adapt.codecs.streams import use_streams
+from ucip_adapt.assets import shipped_adapter_folder, shipped_bases
+from ucip_adapt.codecs.streams import REFERENCE, use_streams
 from ucip_adapt.config import option, run_recipe
-from ucip_adapt.data import ArrayCache, default_cache_dir, load_eval_set, parse_settings
+from ucip_adapt.data import ArrayCache, Setting, default_cache_dir, load_eval_set, parse_settings
 from ucip_adapt.data.benchmarks import data_root
 from ucip_adapt.data.degrade import require_codec
 from ucip_adapt.errors import AdapterError, CodecError, ConfigError, UcipError
 from ucip_adapt.evaluation import Upscale, bicubic, evaluate_sets, network_upscaler, summarise
 from ucip_adapt.metrics import get_protocol
 from ucip_adapt.models import UCIP
+from ucip_adapt.suites import fill_suite, load_suite
 from ucip_adapt.training.results import run_record, write_results
 from ucip_adapt.training.run import Clock, say
 from ucip_adapt.tuning import load_prompt_adapter
@@ -42,14 +45,23 @@ class Options:
     )
     revision: str | None = option(None, "Revision of the base on the Hub.")
     adapter: tuple[str, ...] = option(
-        (), "Adapters or tuned networks to compare with the base: PATH or NAME=PATH."
+        (),
+        "Adapters or networks to compare with the base: PATH or NAME=PATH; shipped names too.",
+    )
+    baselines: Literal["both", "bicubic", "base"] = option(
+        "both", "Which of bicubic and the base to measure."
     )
     skip_base: bool = option(False, "Measure only what --adapter names.")
-    codec: str = option(
-        "webp", "Codec to measure on: a name, or, with --allow_command, command:... or folder:PATH."
+    codec: str | None = option(
+        None,
+        "Codec to measure on: a name, or, with --allow_command, command:... or folder:PATH; "
+        "default: webp, unless a suite is given.",
+    )
+    suite: str | None = option(
+        None, "Measure on all settings of a suite instead: its name or a file.toml."
     )
     allow_command: bool = option(
-        False, "CODEC may name a program or a folder of this machine.", flag_only=True
+        False, "CODEC or SUITE may name programs or folders of this machine.", flag_only=True
     )
     qualities: tuple[int, ...] = option((), "Its qualities; default: those of its suite.")
     protocol: Literal["i"] | None = option(None, "Row i of Table 3 asks for a prompted base.")
@@ -82,6 +94,23 @@ def read_window(text: str) -> int | str | None:
     raise ConfigError(f"--window {text}: give config, whole, both, or a number from 8")
 
 
+def read_settings(cfg: Options, root: Path | None) -> tuple[list[Setting], list[dict[str, Any]]]:
+    """What to measure on, and of a suite which codec fills each slot here."""
+    if cfg.suite is None:
+        codec = cfg.codec or "webp"
+        use_streams([codec], root)  # HM and VTM: what is stored of their streams
+        settings = parse_settings(codec, cfg.qualities or None, allow_command=cfg.allow_command)
+        require_codec(codec)
+        return settings, []
+    if cfg.codec is not None or cfg.qualities:
+        other = f"--codec {cfg.codec}" if cfg.codec is not None else "--qualities"
+        raise ConfigError(f"--suite {cfg.suite} and {other}: a suite brings its own, give one")
+    use_streams(REFERENCE, root)
+    suite = load_suite(cfg.suite, allow_command=cfg.allow_command)
+    filled = fill_suite(suite, allow_command=cfg.allow_command)
+    return filled.settings, [slot.to_dict() for slot in filled.slots]
+
+
 def read_models(texts: tuple[str, ...], base: str, revision: str | None) -> dict[str, UCIP]:
     """Load what is compared with the base: adapters, each on a base of its own, or networks."""
     models: dict[str, UCIP] = {}
@@ -90,11 +119,11 @@ def read_models(texts: tuple[str, ...], base: str, revision: str | None) -> dict
         label = label or ("adapter" if len(texts) == 1 else Path(path).name)
         if label in {*models, "bicubic", "base"}:
             raise ConfigError(f"--adapter {text}: the name '{label}' is taken; write NAME=PATH")
-        if (Path(path) / "model.safetensors").is_file():
+        if path in shipped_bases() or (Path(path) / "model.safetensors").is_file():
             models[label] = UCIP.from_pretrained(path)
         else:
             own = UCIP.from_pretrained(base, revision=revision)
-            models[label] = load_adapter(own, path)
+            models[label] = load_adapter(own, str(shipped_adapter_folder(path) or path))
     return models
 
 
@@ -120,7 +149,8 @@ def build_methods(
 ) -> dict[str, Upscale]:
     """Every network in each way asked for, and bicubic."""
     ways = {"": cfg.window} if cfg.window != "both" else {" whole": "whole", "": "config"}
-    methods: dict[str, Upscale] = {} if cfg.skip_base else {"bicubic": bicubic}
+    plain = not cfg.skip_base and cfg.baselines != "base"
+    methods: dict[str, Upscale] = {"bicubic": bicubic} if plain else {}
     for label, model in models.items():
         model.to(device)
         for suffix, way in ways.items():
@@ -136,9 +166,7 @@ def main(cfg: Options) -> dict[str, Any]:
     if cfg.skip_base and not cfg.adapter:
         raise ConfigError("--skip_base leaves nothing to measure: name something with --adapter")
     root = data_root(cfg.data)
-    use_streams([cfg.codec], root)  # HM and VTM: what is stored of their streams
-    settings = parse_settings(cfg.codec, cfg.qualities or None, allow_command=cfg.allow_command)
-    require_codec(cfg.codec)
+    settings, slots = read_settings(cfg, root)
     for name in cfg.metric_protocols:
         get_protocol(name)
     sets = [load_eval_set(name, root, limit=cfg.max_images) for name in cfg.evaluate_on]
@@ -150,7 +178,8 @@ def main(cfg: Options) -> dict[str, Any]:
             "is prompt-free: give another base, or leave --protocol out"
         )
     others = read_models(cfg.adapter, cfg.pretrained_model_name_or_path, cfg.revision)
-    measured = others if cfg.skip_base else {"base": base, **others}
+    plain = cfg.skip_base or cfg.baselines == "bicubic"
+    measured = others if plain else {"base": base, **others}
     methods = build_methods(cfg, measured, accelerator.device)
     clock.lap("data")
     rows = evaluate_sets(
@@ -164,14 +193,18 @@ def main(cfg: Options) -> dict[str, Any]:
     )
     clock.lap("evaluation")
     if not any(row.images for row in rows):
-        raise CodecError(f"{cfg.codec}: nothing could be measured: {rows[0].source}")
+        raise CodecError(f"{rows[0].codec}: nothing could be measured: {rows[0].source}")
     for name in cfg.metric_protocols:
         say(accelerator, summarise(rows, protocol=name, reference=next(iter(methods))), "")
     record = run_record(
         "evaluate",
         cfg,
         seconds=clock.seconds,
-        parameters={"total": base.num_parameters(), "base_fingerprint": base.fingerprint},
+        parameters={
+            "total": base.num_parameters(),
+            "base_fingerprint": base.fingerprint,
+            "slots": slots,
+        },
         scores={"rows": [row.to_dict(per_image=cfg.per_image) for row in rows]},
     )
     if accelerator.is_main_process:

@@ -108,9 +108,61 @@ def test_protocols_images_and_sets_are_chosen(run, world, tmp_path):
     }
 
 
+def test_a_suite_is_measured_in_one_go(run, world, tmp_path):
+    """Slot by slot it gives what the codecs give alone; true streams are read where they are."""
+    pytest.importorskip("av")
+    suite = tmp_path / "two.toml"
+    suite.write_text(
+        '[[slots]]\nname = "web"\ncodec = "jpeg"\nqualities = [10, 40]\n'
+        '[[slots]]\ncodec = "hm"\nqualities = [42]\n',
+        encoding="utf-8",
+    )
+    options = {"evaluate_on": ("GB82-val",), "max_images": 1, "metric_protocols": ("y-c4",)}
+    twin = f"noprompt={world.bases['prompt-free']}"
+    done = run(
+        "evaluate",
+        tmp_path / "out",
+        suite=str(suite),
+        qualities=(),
+        adapter=(twin,),
+        window="both",
+        **options,
+    )
+    rows = done.record["scores"]["rows"]
+    settings = [("jpeg", 10), ("jpeg", 40), ("hm", 42)]
+    names = ["bicubic", "base whole", "base", "noprompt whole", "noprompt"]
+    assert [(r["method"], r["codec"], r["quality"]) for r in rows] == [
+        (name, *setting) for name in names for setting in settings
+    ]
+    assert {r["source"] for r in rows if r["codec"] == "hm"} == {"streams HM 18.0"}
+    for codec, qualities in (("jpeg", (10, 40)), ("hm", (42,))):
+        alone = run("evaluate", tmp_path / codec, codec=codec, qualities=qualities, **options)
+        for method in ("bicubic", "base"):
+            assert cells(alone, method) == [r for r in cells(done, method) if r["codec"] == codec]
+    slots = done.record["parameters"]["slots"]
+    assert [(slot["name"], slot["codec"]) for slot in slots] == [("web", "jpeg"), ("hm", "hm")]
+
+
+def test_shipped_names_are_compared(recipes, world):
+    """``--adapter noprompt=ucip-tiny-noprompt``: a base by its name, not a path."""
+    models = recipes("evaluate").read_models(
+        ("noprompt=ucip-tiny-noprompt",), str(world.bases["prompted"]), None
+    )
+    assert list(models) == ["noprompt"]
+    shipped = UCIP.from_pretrained("ucip-tiny-noprompt")
+    assert models["noprompt"].fingerprint == shipped.fingerprint
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        (
+            {"suite": "webp", "codec": "webp"},
+            ConfigError,
+            "--suite webp and --codec webp: a suite brings its own, give one",
+        ),
+        ({"suite": "webp"}, ConfigError, "--suite webp and --qualities: a suite brings its own"),
+        ({"suite": "none", "qualities": ()}, ConfigError, "unknown suite .*'none'"),
         ({"codec": "vvc"}, ConfigError, "unknown codec 'vvc'"),
         ({"qualities": (500,)}, ConfigError, "webp takes quality 0 to 100, not 500"),
         ({"metric_protocols": ("y",)}, ConfigError, "unknown .*protocol 'y'"),
