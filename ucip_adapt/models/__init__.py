@@ -10,6 +10,7 @@ from ucip_adapt.models.convert import (
 )
 from ucip_adapt.models.large import upscale_large, upscale_rows
 from ucip_adapt.models.prompts import DPM
+from ucip_adapt.models.recognise import from_state_dict, load_single_file, save_single_file
 from ucip_adapt.models.sampling import deform_sample_1d, deform_sample_axes
 from ucip_adapt.models.token_mixer import SPADE, OffsetLayer
 from ucip_adapt.models.ucip import PTMB, UCIP
@@ -32,8 +33,11 @@ __all__ = [
     "convert_state_dict",
     "deform_sample_1d",
     "deform_sample_axes",
+    "from_state_dict",
     "load_authors_checkpoint",
+    "load_single_file",
     "plan_large",
+    "save_single_file",
     "to_authors_state_dict",
     "upscale_large",
     "upscale_rows",

@@ -25,7 +25,14 @@ from ucip_adapt.models.fingerprint import fingerprint_of
 if TYPE_CHECKING:
     from ucip_adapt.models.ucip import UCIP
 
-__all__ = ["load_weights", "locate_base", "read_safetensors", "save_weights"]
+__all__ = [
+    "check_tensors",
+    "load_weights",
+    "locate_base",
+    "read_safetensors",
+    "replaced",
+    "save_weights",
+]
 
 _FORMAT_VERSION = "1.0"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
@@ -139,7 +146,7 @@ def load_weights(model: UCIP, path: Path) -> None:
     # Other programs write safetensors without our metadata; the tensors are checked all the same.
     version = metadata.get("format_version", _FORMAT_VERSION)
     check_format_version(version, _FORMAT_VERSION, what=str(path), error=BaseFormatError)
-    _check_tensors(model.base_tensors(), tensors, path)
+    check_tensors(model.base_tensors(), tensors, str(path), "config.json")
     recorded, found = metadata.get("fingerprint"), fingerprint_of(tensors, model.config)
     if recorded is not None and recorded != found:
         raise BaseFormatError(
@@ -150,21 +157,37 @@ def load_weights(model: UCIP, path: Path) -> None:
         model.load_state_dict(tensors)
 
 
-def _check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
+def check_tensors(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str, wanted_by: str
+) -> None:
+    """Compare tensors with those that a network has.
+
+    Args:
+        expected: The network's own.
+        found: Those to load.
+        source: Where they come from, for messages.
+        wanted_by: What of the source asks for the expected ones, for messages.
+
+    Raises:
+        BaseFormatError: With what is missing, surplus, mis-shaped or not finite.
+
+    Example:
+        >>> check_tensors({"w": torch.ones(2)}, {"w": torch.zeros(2)}, "a file", "sizes")
+    """
     missing, surplus = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing or surplus:
         raise BaseFormatError(
-            f"{path} does not fit its config.json: {len(missing)} tensors missing {missing[:3]}, "
+            f"{source} does not fit its {wanted_by}: {len(missing)} tensors missing {missing[:3]}, "
             f"{len(surplus)} unknown {surplus[:3]}"
         )
     for name, value in found.items():
         if value.shape != expected[name].shape:
             raise BaseFormatError(
-                f"{path}: {name} has shape {tuple(value.shape)}, config.json asks for "
+                f"{source}: {name} has shape {tuple(value.shape)}, {wanted_by} asks for "
                 f"{tuple(expected[name].shape)}"
             )
         if not torch.isfinite(value).all():
-            raise BaseFormatError(f"{path}: {name} holds NaN or infinite values")
+            raise BaseFormatError(f"{source}: {name} holds NaN or infinite values")
 
 
 def save_weights(model: UCIP, folder: Path) -> None:
@@ -198,15 +221,30 @@ def save_weights(model: UCIP, folder: Path) -> None:
     }
     config = json.dumps(model.config.to_dict(), indent=2) + "\n"
     # The Hub mixin has just deleted config.json: it comes first, as it fits even on a full disk.
-    with _replaced(folder / "config.json") as path:
+    with replaced(folder / "config.json") as path:
         path.write_text(config, encoding="utf-8")
-    with _replaced(folder / "model.safetensors") as path:
+    with replaced(folder / "model.safetensors") as path:
         save_file(tensors, os.fspath(path), metadata=metadata)
 
 
 @contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to; rename it to ``path`` if all went well."""
+def replaced(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write to; rename it to ``path`` if all went well.
+
+    Args:
+        path: The file's name in the end.
+
+    Yields:
+        The name to write to.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with replaced(Path(folder, "a.txt")) as temporary:
+        ...         _ = temporary.write_text("complete")
+        ...     Path(folder, "a.txt").read_text()
+        'complete'
+    """
     temporary = path.with_suffix(".tmp")
     try:
         yield temporary
