@@ -259,9 +259,19 @@ def test_the_namespace_names_the_repository(finished, monkeypatch):
 def test_without_a_repository_nothing_is_asked(finished, monkeypatch):
     monkeypatch.delenv("UCIP_HUB_NAMESPACE", raising=False)
     hub = Hub(monkeypatch)
-    with pytest.raises(HubError, match="give --hub_model_id, or set UCIP_HUB_NAMESPACE"):
+    with pytest.raises(HubError, match=r"give --repo-id \(a recipe: --hub_model_id\), or set UCIP"):
         push_folder(finished, None, default_name="ucip-webp")
     assert hub.repository is None
+
+
+def test_a_name_that_no_repository_can_have_is_an_error(finished, monkeypatch):
+    """That of a ``command:`` codec, taken into the default name, for one."""
+    monkeypatch.setenv("UCIP_HUB_NAMESPACE", "lab")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(
+        HubError, match=r"'lab/ucip-command:c \{q\}' cannot be the name .*--repo-id"
+    ):
+        push_folder(finished, None, default_name="ucip-command:c {q}")
 
 
 def refusal():

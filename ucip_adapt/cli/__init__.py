@@ -20,6 +20,7 @@ from ucip_adapt.errors import UcipError, unknown_name
 __all__ = ["COMMANDS", "Command", "main"]
 
 _EXIT_CODE_KNOWN_ERROR = 2
+_EXIT_CODE_INTERRUPTED = 130
 _EXIT_CODE_BROKEN_PIPE = 141
 
 
@@ -40,6 +41,7 @@ COMMANDS = {
         "ucip_adapt.cli.build_suite", "compress a folder of images by every codec of a suite"
     ),
     "codecs": Command("ucip_adapt.cli.codecs", "list the codecs and whether they work here"),
+    "demo": Command("ucip_adapt.cli.demo", "a web page to try it on this machine"),
     "env": Command("ucip_adapt.cli.env", "show versions and hardware, for a bug report"),
     "leaks": Command("ucip_adapt.cli.leaks", "find test pictures in training folders"),
     "rd": Command("ucip_adapt.cli.rd", "plot rate and distortion of codecs on a folder"),
@@ -56,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; ``sys.argv[1:]`` by default.
 
     Returns:
-        Exit code: 0, or 2 after a known error, whose text is then one line on stderr.
+        Exit code: 0; 2 after a known error, whose text is then one line on stderr; 130 after
+        Ctrl-C; what else a command returns is in `docs/exit_codes.md`.
 
     Example:
         >>> main(["recipes", "--help"])
@@ -69,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UcipError as error:
         sys.stderr.write(f"error: {error}\n")
         return _EXIT_CODE_KNOWN_ERROR
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        return _EXIT_CODE_INTERRUPTED
     except BrokenPipeError:
         # Whoever read the output has gone (`| head`); the interpreter must not try to flush it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

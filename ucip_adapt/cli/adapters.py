@@ -84,8 +84,12 @@ def _row(info: AdapterInfo) -> list[str]:
         info.base,
         info.trainable_set,
         f"{info.num_bytes:,}",
-        ", ".join(f"{gain:+.2f} dB on {dataset}" for dataset, gain in info.gains.items()),
+        _gains(info),
     ]
+
+
+def _gains(info: AdapterInfo) -> str:
+    return ", ".join(f"{gain:+.2f} dB on {dataset}" for dataset, gain in info.gains.items())
 
 
 def _show(arguments: argparse.Namespace) -> int:
@@ -98,7 +102,12 @@ def _show(arguments: argparse.Namespace) -> int:
     if arguments.json:
         sys.stdout.write(json.dumps(info.to_dict(), indent=2) + "\n")
         return 0
-    rows = [[key.replace("_", " "), _plain(value)] for key, value in info.to_dict().items()]
+    shown = {
+        **info.to_dict(),
+        "qualities": " ".join(map(str, info.qualities)),
+        "gains": _gains(info) or "none recorded",
+    }
+    rows = [[key.replace("_", " "), _plain(value)] for key, value in shown.items()]
     sys.stdout.write(render_table(["item", "value"], rows))
     return 0
 

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from peft import PeftModel
 from safetensors import SafetensorError
 
@@ -175,7 +175,9 @@ def push_folder(
     namespace = os.environ.get("UCIP_HUB_NAMESPACE")
     target = repo_id or (f"{namespace}/{default_name}" if namespace else None)
     if target is None:
-        raise HubError("no repository: give --hub_model_id, or set UCIP_HUB_NAMESPACE")
+        raise HubError(
+            "no repository: give --repo-id (a recipe: --hub_model_id), or set UCIP_HUB_NAMESPACE"
+        )
     try:
         api = HfApi()
         target = api.create_repo(target, exist_ok=True).repo_id
@@ -186,6 +188,11 @@ def push_folder(
             allow_patterns=list(only) if only is not None else None,
             ignore_patterns=["checkpoints/*", "tensorboard/*", ".*", "*.tmp"],
         )
+    except HFValidationError as error:
+        raise HubError(
+            f"'{target}' cannot be the name of a repository on the Hub: give one such as user/name "
+            f"with --repo-id (a recipe: --hub_model_id). The folder {folder} is complete"
+        ) from error
     except (HfHubHTTPError, OSError) as error:
         raise HubError(
             f"cannot upload {folder} to {target}: {error}. The folder itself is complete"
