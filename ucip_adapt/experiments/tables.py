@@ -17,6 +17,7 @@ What was not measured is a dash. Nothing is filled in.
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ class Table:
         lines = (
             "  ".join(map(str.ljust, line, widths)).rstrip() for line in (self.header, *self.rows)
         )
-        return "\n".join([self.title, *lines, *([self.note] if self.note else [])]) + "\n"
+        return "\n".join([self.title, *lines, *textwrap.wrap(self.note, 100)]) + "\n"
 
 
 class Matrix(NamedTuple):

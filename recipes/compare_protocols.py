@@ -1,0 +1,108 @@
+"""Rows i to v of the paper's Table 3 for a codec, and the control, as one table with a summary.
+
+    python recipes/compare_protocols.py --codec webp --budget 60m --data DATA
+    python recipes/compare_protocols.py --codec webp --print_only
+
+Starts the cells that are missing (recipes/experiments.toml; a codec that is not there gets the
+cells of one that is), and prints what is finished, the paper's numbers beside ours. What is missing
+is a dash; a run that is stopped goes on where it was. The exit code is 3 if a cell failed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ucip_adapt.config import option, run_recipe
+from ucip_adapt.data.benchmarks import data_root
+from ucip_adapt.experiments.compare import read_cells
+from ucip_adapt.experiments.groups import read_experiments
+from ucip_adapt.experiments.ledger import Ledger
+from ucip_adapt.experiments.plan import (
+    current,
+    planned_config,
+    read_locations,
+    table_cells,
+    with_trials,
+)
+from ucip_adapt.experiments.runner import Runner
+from ucip_adapt.experiments.status import duration, read_duration
+from ucip_adapt.experiments.status import summary as progress
+from ucip_adapt.experiments.tables import choose_rows, matrices, paper_cells, summary, table_3
+
+RECIPES = Path(__file__).parent
+EXIT_CODE_FAILED = 3
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the recipe."""
+
+    codec: str = option("webp", "Codec to adapt to.")
+    prompts: str = option("dpm+offset", "The set that rows ii and iv train.")
+    seeds: int = option(3, "Seeds of every row that trains something.", minimum=1)
+    evaluate_on: str = option("full", "Sets that are measured: full or short.")
+    budget: str | None = option(None, "Time to work for: 90m, 2h30m, 45s; default: to the end.")
+    print_only: bool = option(False, "Print what is finished; start nothing.")
+    jobs: int = option(1, "Cells at the same time; each takes its share of the cores.", minimum=1)
+    data: Path | None = option(
+        None, "Folder with the benchmark sets; default: the environment variable UCIP_DATA."
+    )
+    base: tuple[str, ...] = option((), "NAME=PATH: where a base is that is not shipped.")
+    experiments: Path = option(RECIPES / "experiments.toml", "File with the groups of cells.")
+    runs_dir: Path = option(Path("runs/cells"), "Folder that cells are made in.")
+    results_dir: Path = option(Path("results"), "Folder with cells/ and paper.json.")
+
+
+def make(cfg: Options, ledger: Ledger) -> int:
+    """Make the missing cells; returns the number of those that failed."""
+    budget = None if cfg.budget is None else read_duration(cfg.budget)
+    print(f"{progress(ledger, ledger.queue())}; budget {duration(budget)}", flush=True)
+    runner = Runner(
+        ledger,
+        RECIPES,
+        cfg.runs_dir,
+        data=data_root(cfg.data),
+        jobs=cfg.jobs,
+        say=lambda line: print(line, flush=True),
+    )
+    failed = runner.run(budget_seconds=budget).failed
+    for name, text in failed.items():
+        print(f"failed    {name}: {text}")
+    states = [ledger.state(cell) for cell in ledger.queue()]
+    for reason in dict.fromkeys(state.reason for state in states if state.name == "waiting"):
+        print(f"waiting   {reason}")
+    return len(failed)
+
+
+def show(cfg: Options, ledger: Ledger) -> None:
+    """Print the table and the summary of what is finished."""
+    cells, stale = current(read_cells(ledger.folder), ledger)
+    planned = [planned_config(cell) for cell in ledger.groups["table"].cells]
+    paper = paper_cells(cfg.results_dir / "paper.json", cfg.codec)
+    for matrix in matrices(planned, cfg.codec):
+        rows = choose_rows(cells, matrix, cfg.prompts)
+        print()
+        print(table_3(rows, matrix, paper=paper, planned=planned, prompts=cfg.prompts).text())
+        print(summary(rows, cfg.codec, paper=paper).text(), end="")
+    for name in stale:
+        print(f"left out  {name}: made on another base or at another rate")
+
+
+def main(cfg: Options) -> int:
+    """Make and print; returns the exit code."""
+    groups = read_experiments(cfg.experiments)
+    cells = table_cells(
+        groups, cfg.codec, prompts=cfg.prompts, seeds=cfg.seeds, evaluate_on=cfg.evaluate_on
+    )
+    locations = read_locations(cfg.base)
+    ledger = Ledger(with_trials(cells, groups), cfg.results_dir / "cells", locations)
+    failed = 0 if cfg.print_only else make(cfg, ledger)
+    show(cfg, ledger)
+    return EXIT_CODE_FAILED if failed else 0
+
+
+if __name__ == "__main__":
+    codes: list[int] = []
+    code = run_recipe(lambda cfg: codes.append(main(cfg)), Options, description=__doc__ or "")
+    raise SystemExit(code or sum(codes))

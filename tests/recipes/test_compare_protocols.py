@@ -1,0 +1,176 @@
+"""compare_protocols.py: what it starts and prints, for codecs in the experiments and others."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from ucip_adapt.codecs import all_codecs
+from ucip_adapt.config import run_recipe
+from ucip_adapt.errors import ConfigError, UnknownNameError
+from ucip_adapt.experiments.groups import read_groups
+from ucip_adapt.experiments.ledger import facts_of_base
+from ucip_adapt.experiments.plan import table_cells, with_trials
+from ucip_adapt.experiments.runner import Report
+from ucip_adapt.training.results import write_results
+
+_path = Path(__file__).parents[1] / "experiments" / "synthetic.py"
+_spec = importlib.util.spec_from_file_location("synthetic", _path)
+made = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(made)
+
+EXPERIMENTS = """
+[defaults]
+base = "net-v1"
+[groups.rates]
+codec = "webp"
+evaluate_on = "validation"
+matrix = [
+  { method = "dpm", learning_rate = [1e-2, 3e-2] },
+  { method = "dpm", base = "net-noprompt-v1", learning_rate = 1e-2 },
+  { method = "everything", base = ["net-v1", "net-noprompt-v1"], learning_rate = 1e-3 },
+]
+[groups.table3]
+codec = "webp"
+matrix = [
+  { method = "base" },
+  { method = ["dpm", "everything"], base = ["net-v1", "net-noprompt-v1"], seed = [0, 1, 2] },
+  { method = "control", learning_rate = 1e-3, seed = [0, 1, 2] },
+  { method = "lora", learning_rate = 1e-3 },
+]
+[groups.short]
+codec = "webp"
+evaluate_on = "short"
+matrix = [{ method = "base" }, { method = "dpm" }]
+"""
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "experiments.toml").write_text(EXPERIMENTS, "utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def compare(recipes, place, capsys):
+    """The recipe with its folders in ``tmp_path``: exit code, lines on stdout, text on stderr."""
+
+    def go(*flags):
+        module = recipes("compare_protocols")
+        codes = []
+        given = ["--experiments", place / "experiments.toml", "--results_dir", place / "results"]
+        code = run_recipe(
+            lambda cfg: codes.append(module.main(cfg)),
+            module.Options,
+            description=module.__doc__,
+            argv=[str(word) for word in (*given, "--prompts", "dpm", *flags)],
+        )
+        out = capsys.readouterr()
+        return code or sum(codes), out.out.splitlines(), out.err
+
+    return go
+
+
+@pytest.fixture
+def started(recipes, monkeypatch):
+    """What would have been run: a runner that only notes it."""
+    calls = []
+
+    class Noted:
+        failed: dict[str, str] = {}  # noqa: RUF012
+
+        def __init__(self, ledger, recipes, folder, *, data, jobs, say):
+            self.ledger = ledger
+
+        def run(self, *, budget_seconds):
+            calls.append((budget_seconds, self.ledger.queue()))
+            return Report(failed=self.failed)
+
+    monkeypatch.setattr(recipes("compare_protocols"), "Runner", Noted)
+    return calls
+
+
+def finish(folder, records):
+    for record in records:
+        write_results(folder / "cells" / f"{record['config']['cell']}.json", record)
+
+
+def test_prints_what_is_finished_and_starts_nothing(compare, place, started):
+    records = made.table_of_cells(seeds=(0, 1))
+    (place / "results" / "cells").mkdir(parents=True)
+    code, lines, _ = compare("--print_only")
+    assert code == 0
+    assert "; 0 of 16 cells" in lines[1]
+    finish(place / "results", records)
+    code, lines, _ = compare("--print_only")
+    assert (code, started) == (0, [])
+    assert "; 11 of 27 cells" in lines[1], "made-up cells have names of their own: 11 + 16"
+    row = next(line.split("  ") for line in lines if line.startswith("Set5   iv"))
+    assert "27.22 ±0.00 / 0.702" in row
+    assert any(line.startswith("iv - i ") and "+0.22" in line for line in lines)
+
+
+def test_starts_the_table_and_its_rates(compare, started, place):
+    code, lines, _ = compare("--budget", "60m", "--seeds", "2")
+    [(budget, queue)] = started
+    assert (code, budget) == (0, 3600.0)
+    names = [cell.id for cell in queue]
+    assert len(names) == len(set(names)) == 5 + 11
+    assert all(cell.trial for cell in queue[:5]), "rates come first"
+    assert [cell.seed for cell in queue[5:]] == sorted(cell.seed for cell in queue[5:])
+    assert not any("lora" in name or "short" in name for name in names)
+    assert any(line.startswith("waiting   base net-v1 is not here") for line in lines)
+
+
+def test_a_failed_cell_shows_in_the_exit_code(compare, started, recipes):
+    recipes("compare_protocols").Runner.failed = {"one": "out of memory"}
+    code, lines, _ = compare()
+    assert code == 3
+    assert "failed    one: out of memory" in lines
+
+
+def test_another_codec_gets_the_same_matrix():
+    groups = read_groups(EXPERIMENTS, "here")
+    webp = table_cells(groups, "webp", prompts="dpm", seeds=3)
+    avif = table_cells(groups, "avif", prompts="dpm", seeds=3)
+    assert len(webp) == len(avif) == 1 + 12 + 3
+    assert {cell.codec for cell in avif} == {"avif"}
+    for theirs, ours in zip(webp, avif, strict=True):
+        assert (ours.method, ours.base, ours.seed) == (theirs.method, theirs.base, theirs.seed)
+        best = ours.trained and ours.learning_rate is None
+        assert ours.rate_codec == ("webp" if best else None)
+    both = with_trials(avif, groups)
+    assert {cell.codec for cell in both["rates"].cells} == {"webp"}
+    assert len(both["rates"].cells) == 5
+
+
+def test_errors(compare):
+    code, _, error = compare("--codec", "wepb", "--print_only")
+    assert code == 2
+    assert "unknown codec 'wepb'; did you mean 'webp'?" in error
+    groups = read_groups(EXPERIMENTS, "here")
+    assert "webp" in all_codecs()
+    with pytest.raises(UnknownNameError):
+        table_cells(groups, "wepb", prompts="dpm", seeds=1)
+    with pytest.raises(ConfigError, match="no cell of Table 3 with prompts 'basis' on medium"):
+        table_cells(groups, "webp", prompts="basis", seeds=1, evaluate_on="medium")
+
+
+def test_cells_of_another_base_are_left_out(compare, place, world):
+    fixed = '[groups.fixed]\ncodec = "webp"\nmatrix = [{ method = "dpm", learning_rate = 1e-2 }]'
+    (place / "experiments.toml").write_text(EXPERIMENTS + fixed, "utf-8")
+    name = "net-v1_webp_dpm_full_rate-0.01_seed0"
+    base = ("--base", f"net-v1={world.bases['prompted']}")
+    right = facts_of_base(str(world.bases["prompted"])).fingerprint
+    for fingerprint, seeds in (("0" * 64, "-"), (right, "1")):
+        record = made.cell(gain=0.2, config={"cell": name})
+        record["parameters"]["base_fingerprint"] = fingerprint
+        finish(place / "results", [record])
+        _, lines, _ = compare("--print_only", *base)
+        assert lines[-1].startswith(f"left out  {name}") == (seeds == "-")
+        rows = [line.split() for line in lines if line.startswith("Set5")]
+        assert [row[2] for row in rows if row[1] == "iv"] == [seeds] * len(rows[:1])
+    _, _, error = compare("--print_only", "--base", "net-v1=nowhere")
+    assert "write NAME=PATH" in error
