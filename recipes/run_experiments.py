@@ -17,11 +17,11 @@ from pathlib import Path
 
 from ucip_adapt.config import option, run_recipe
 from ucip_adapt.data.benchmarks import data_root
-from ucip_adapt.errors import ConfigError
 from ucip_adapt.experiments.groups import read_experiments
 from ucip_adapt.experiments.ledger import Ledger
+from ucip_adapt.experiments.plan import read_locations
 from ucip_adapt.experiments.runner import Runner
-from ucip_adapt.experiments.status import duration, listing, read_duration, summary
+from ucip_adapt.experiments.status import duration, listing, read_duration, summary, waiting
 
 RECIPES = Path(__file__).parent
 EXIT_CODE_FAILED = 3
@@ -46,17 +46,6 @@ class Options:
     results_dir: Path = option(Path("results/cells"), "Folder for finished cells.")
 
 
-def read_locations(texts: tuple[str, ...]) -> dict[str, str]:
-    """Where bases are, by their names."""
-    locations = {}
-    for text in texts:
-        name, _, path = text.partition("=")
-        if not name or not (Path(path) / "config.json").is_file():
-            raise ConfigError(f"--base {text}: write NAME=PATH, PATH being the folder of a base")
-        locations[name] = path
-    return locations
-
-
 def main(cfg: Options) -> int:
     """Make cells; returns the exit code."""
     groups = read_experiments(cfg.experiments)
@@ -64,7 +53,7 @@ def main(cfg: Options) -> int:
     budget = None if cfg.budget is None else read_duration(cfg.budget)
     cells = ledger.queue(only=cfg.only, groups=cfg.group)
     if cfg.list or cfg.dry_run:
-        print("\n".join(listing(ledger, cells)))
+        print("\n".join(listing(ledger, cells, cfg.group)))
         return 0
     root = data_root(cfg.data)
     runner = Runner(
@@ -81,6 +70,8 @@ def main(cfg: Options) -> int:
         f"made {len(report.finished)}, failed {len(report.failed)}, stopped "
         f"{len(report.stopped)}; {summary(ledger, cells)}"
     )
+    for line in waiting(ledger, cells):
+        print(line)
     for name, text in report.failed.items():
         print(f"failed    {name}: {text}")
     return EXIT_CODE_FAILED if report.failed else 0

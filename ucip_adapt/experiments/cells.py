@@ -129,7 +129,7 @@ class Cell:
     seed: int = 0
     qualities: tuple[int, ...] = ()
     also_measure: tuple[str, ...] = ()
-    validation_images: int = 2
+    validation_images: int = 4
 
     @property
     def trained(self) -> bool:

@@ -124,8 +124,8 @@ def _training(
 
 
 def _part_of(steps: int) -> int:
-    """The largest divisor up to 50: the last step is then one that leaves a checkpoint."""
-    return next(part for part in range(min(50, steps), 0, -1) if steps % part == 0)
+    """A divisor, so that the last step is one that leaves a checkpoint: the largest up to 50."""
+    return next((part for part in range(min(50, steps), 9, -1) if steps % part == 0), steps)
 
 
 def _evaluation(

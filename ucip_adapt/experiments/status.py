@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from ucip_adapt.errors import ConfigError
 from ucip_adapt.experiments.cells import Cell
 from ucip_adapt.experiments.ledger import Ledger
 
-__all__ = ["duration", "listing", "read_duration", "summary"]
+__all__ = ["duration", "listing", "read_duration", "summary", "waiting"]
 
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
@@ -79,15 +80,28 @@ def summary(ledger: Ledger, cells: Sequence[Cell]) -> str:
     return text
 
 
-def listing(ledger: Ledger, cells: Sequence[Cell]) -> list[str]:
-    """Lines on every group and on every cell that is missing, in the order they will be made.
+def waiting(ledger: Ledger, cells: Sequence[Cell]) -> list[str]:
+    """Lines on why cells can not be made now, one for each reason.
 
     Args:
         ledger: The ledger.
         cells: The cells that are asked about.
     """
+    states = [ledger.state(cell) for cell in cells]
+    reasons = Counter(state.reason for state in states if state.name == "waiting")
+    return [f"waiting   {count} cells: {reason}" for reason, count in reasons.items()]
+
+
+def listing(ledger: Ledger, cells: Sequence[Cell], groups: Sequence[str] = ()) -> list[str]:
+    """Lines on every group and on every cell that is missing, in the order they will be made.
+
+    Args:
+        ledger: The ledger.
+        cells: The cells that are asked about.
+        groups: The groups to count; empty means all that one of the cells is in.
+    """
     lines = []
-    names = {group for cell in cells for group in ledger.groups_of(cell)}
+    names = set(groups) or {group for cell in cells for group in ledger.groups_of(cell)}
     for name, (finished, count) in ledger.counts().items():
         if name in names:
             lines.append(
