@@ -1,0 +1,484 @@
+"""Fill docs/results.md, tables and plots, from the files under results/.
+
+    python docs/make_results.py          # writes
+    python docs/make_results.py --check  # fails if a table or a plot is stale
+
+A table stands between ``<!-- table:NAME -->`` and ``<!-- end -->``. What is not measured yet is a
+dash, or a line that says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from ucip_adapt.assets import ALIASES, shipped_base_folder
+from ucip_adapt.experiments.charts import Mark, draw_lines, draw_marks
+from ucip_adapt.experiments.compare import Finished, read_cells
+from ucip_adapt.experiments.groups import read_experiments
+from ucip_adapt.experiments.ledger import Ledger
+from ucip_adapt.experiments.plan import current, planned_config
+from ucip_adapt.experiments.statistics import bootstrap_sets, spread
+from ucip_adapt.experiments.sweeps import forgetting, pareto, points, rate_sweep
+from ucip_adapt.experiments.tables import (
+    Matrix,
+    Table,
+    belongs,
+    choose_rows,
+    matrices,
+    paper_cells,
+    row_of,
+    summary,
+    table_3,
+)
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "results"
+EXPERIMENTS = ROOT / "recipes" / "experiments.toml"
+PAGE = ROOT / "docs" / "results.md"
+PLOTS = ROOT / "docs"
+PROMPTS = ("dpm", "dpm+offset")
+TABLE_3 = ("webp", "tiny-elic")
+HOLE = "-"
+NOTHING = "No cell is finished yet."
+
+
+# -- the ledger ------------------------------------------------------------------------------------
+
+
+@functools.cache
+def ledger() -> Ledger:
+    """The experiments and the folder of finished cells."""
+    return Ledger(read_experiments(EXPERIMENTS), RESULTS / "cells")
+
+
+@functools.cache
+def cells() -> tuple[Finished, ...]:
+    """Finished cells that still count."""
+    return tuple(current(read_cells(RESULTS / "cells"), ledger())[0])
+
+
+@functools.cache
+def planned() -> tuple[dict[str, Any], ...]:
+    """Every cell that the experiments ask for."""
+    return tuple(planned_config(cell) for cell in ledger().cells().values())
+
+
+def progress() -> str:
+    """Cells by group, finished and asked for."""
+    done = {cell.id for cell in cells()}
+    known = ledger().cells()
+    lines = [
+        (
+            name,
+            group.text,
+            f"{sum(cell.id in done for cell in group.cells)} of {len(group.cells)}",
+        )
+        for name, group in ledger().groups.items()
+    ]
+    whole = f"{len(done & known.keys())} of {len(known)}"
+    lines.append(("**all**", "each cell once", f"**{whole}**"))
+    text = Table("", ("group", "what for", "cells"), tuple(lines)).markdown()
+    stale = current(read_cells(RESULTS / "cells"), ledger())[1]
+    if stale:
+        text += f"\n\nMade on another base or at another rate, and left out: {', '.join(stale)}."
+    return text
+
+
+def shown(table: Table) -> str:
+    """Title, table and note."""
+    return f"**{table.title}**\n\n{table.markdown()}\n\n{table.note}"
+
+
+def tables_of(codec: str) -> str:
+    """Table 3 and its summary for a codec, with each set of prompts and kind of training."""
+    paper = paper_cells(RESULTS / "paper.json", codec)
+    texts = []
+    for matrix in matrices(planned(), codec):
+        for prompts in PROMPTS:
+            asked = [c for c in planned() if belongs(c, matrix) and row_of(c, prompts)]
+            if not {"ii", "iii"} <= {row_of(config, prompts) for config in asked}:
+                continue  # a sweep, not Table 3
+            rows = choose_rows(cells(), matrix, prompts)
+            texts.append(f"### {codec}, rows ii and iv train `{prompts}`")
+            main = table_3(rows, matrix, paper=paper, planned=asked, prompts=prompts)
+            if not main.rows:
+                texts.append(f"**{main.title}**\n\n{NOTHING}")
+                continue
+            texts += [shown(main), shown(summary(rows, codec, paper=paper))]
+    return "\n\n".join(texts)
+
+
+def table3_webp() -> str:
+    """WebP."""
+    return tables_of("webp")
+
+
+def table3_tiny_elic() -> str:
+    """The learned codec that stands for ELIC."""
+    return tables_of("tiny-elic")
+
+
+def rates() -> str:
+    """Rates tried, by codec."""
+    codecs = dict.fromkeys(c["codec"] for c in planned() if c["evaluate_on"] == "validation")
+    found = [rate_sweep(cells(), codec) for codec in codecs]
+    texts = [shown(table) if table.rows else f"**{table.title}**\n\n{NOTHING}" for table in found]
+    return "\n\n".join(texts)
+
+
+# -- what is worth tuning --------------------------------------------------------------------------
+
+
+def sweep() -> Matrix | None:
+    """The matrix of the Pareto table: WebP on the short sets."""
+    found = [m for m in matrices(planned(), "webp") if m.evaluate_on == "short"]
+    return found[0] if found else None
+
+
+def count_of(matrix: Matrix) -> str:
+    """Finished and asked for, of the tuned cells of a matrix and its base."""
+    asked = {c["cell"] for c in planned() if belongs(c, matrix) and c["base_kind"] == "prompted"}
+    done = {cell.id for cell in cells()}
+    return f"{len(asked & done)} of {len(asked)} cells"
+
+
+def gain_over_size() -> str:
+    """The Pareto table."""
+    matrix = sweep()
+    found = points(cells(), matrix) if matrix else []
+    if matrix is None or not found:
+        return NOTHING if matrix else "The experiments ask for none."
+    text = shown(pareto(found, matrix, count_of(matrix)))
+    return f"![Gain over the base by size of the file](results_pareto.svg)\n\n{text}"
+
+
+def forgotten() -> str:
+    """What tuning on WebP does to other codecs."""
+    matrix = sweep()
+    table = forgetting(cells(), matrix, switched_off=switched_off()) if matrix else None
+    return shown(table) if table and table.rows else NOTHING
+
+
+def switched_off() -> dict[str, str]:
+    """By method, the largest change with the adapter switched off, as it was measured."""
+    path = RESULTS / "switched_off.json"
+    if not path.is_file():
+        return {}
+    found = read(path)["scores"]["methods"]
+    return {
+        method: "0, bit for bit" if not about["different"] else f"{about['largest']:.2g}"
+        for method, about in found.items()
+    }
+
+
+def other_codecs() -> str:
+    """Gain of prompt adapters on codecs that have no Table 3 here."""
+    texts = []
+    for codec in dict.fromkeys(c["codec"] for c in planned()):
+        for matrix in matrices(planned(), codec) if codec not in TABLE_3 else ():
+            found = points(cells(), matrix)
+            table = pareto(found, matrix, count_of(matrix))
+            texts.append(shown(table) if found else f"**{table.title}**\n\n{NOTHING}")
+    return "\n\n".join(texts) or "The experiments ask for none."
+
+
+# -- the bases -------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> Any:  # noqa: ANN401 - JSON
+    """Read a results file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def base_runs() -> dict[str, Any]:
+    """Records of the trainings of today's bases: those kept of each stage, and the last."""
+    runs = {}
+    for name in ALIASES.values():
+        for path in sorted((RESULTS / "bases").glob(f"{name}*.json")):
+            runs[path.stem] = read(path)
+        folder = shipped_base_folder(name)
+        if folder is not None and (folder / "results.json").is_file():
+            runs[name] = read(folder / "results.json")
+    return runs
+
+
+def base_stages() -> str:
+    """How today's bases were trained, stage by stage."""
+    header = (
+        "base",
+        "stage",
+        "settings",
+        "images",
+        "steps",
+        "batch",
+        "crop",
+        "rate",
+        "training, hours",
+    )
+    lines = []
+    for name in ALIASES.values():
+        record = base_runs().get(name)
+        for number, stage in enumerate(record["parameters"]["stages"] if record else (), 1):
+            lines.append(
+                (
+                    name,
+                    str(number),
+                    str(len(stage["settings"])),
+                    " + ".join(stage["train_data_dir"]),
+                    f"{stage['max_train_steps']:,}",
+                    str(stage["train_batch_size"]),
+                    str(stage["patch_size"]),
+                    f"{stage['learning_rate']:g}",
+                    (
+                        f"{stage['training_seconds'] / 3600:.2f}, {stage['hardware']}, "
+                        f"{stage['threads']} threads"
+                    ),
+                )
+            )
+    return Table("", header, tuple(lines)).markdown()
+
+
+def curves() -> dict[str, list[tuple[float, float]]]:
+    """Gain over bicubic on validation images by steps, those of earlier stages counted in."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for name, record in base_runs().items():
+        before = sum(s["max_train_steps"] for s in record["parameters"].get("stages", [])[:-1])
+        line = [
+            (float(before + point["step"]), float(point["val_gain_db"]))
+            for point in record["scores"].get("curve", [])
+        ]
+        if line:
+            found[name] = line
+    return found
+
+
+def base_curves() -> str:
+    """The plot of the learning curves."""
+    if not curves():
+        return "No curve is kept."
+    return "![Gain over bicubic by training steps](results_curves.svg)"
+
+
+def base_suite() -> str:
+    """The base over bicubic by slot of the suite, beside its twin, whole and as configured."""
+    path = RESULTS / "base_suite.json"
+    if not path.is_file():
+        return "Not measured yet."
+    record = read(path)
+    rows = [row for row in record["scores"]["rows"] if row["protocol"] == "y-c4" and row["images"]]
+    psnr = {(r["method"], r["dataset"], r["codec"], r["quality"]): r for r in rows}
+    methods = [m for m in dict.fromkeys(r["method"] for r in rows) if m != "bicubic"]
+    datasets = list(dict.fromkeys(r["dataset"] for r in rows))
+    slots = record["parameters"]["slots"]
+    names = {"base": "base, as configured", "base whole": "base, whole image"}
+    header = ("slot", "codec", "qualities", *(names.get(m, m) for m in methods), "paper")
+    lines = []
+    for slot in slots:
+        places = [(d, slot["codec"], q) for d in datasets for q in slot["qualities"]]
+        lines.append(
+            (
+                slot["name"],
+                slot["codec"],
+                " ".join(map(str, slot["qualities"])),
+                *(gain_text(psnr, method, places) for method in methods),
+                paper_gain(psnr, places) if slot["codec"] == "jpeg" else HOLE,
+            )
+        )
+    every = [(d, s["codec"], q) for s in slots for d in datasets for q in s["qualities"]]
+    # Slots count alike, whatever number of qualities they have.
+    overall = [slot_mean(psnr, method, slots, datasets) for method in methods]
+    lines.append(("**mean of slots**", "", "", *overall, HOLE))
+    notes = [
+        (
+            f"Gain over bicubic in dB (y-c4), mean over {', '.join(datasets)} and the qualities; "
+            "where scores of single images are kept, with the interval over images. The paper: "
+            "its network's gain on the same cells, over the same bicubic."
+        ),
+        (
+            f"Made by `{record['command']}` ({len({p[1] for p in every})} codecs, "
+            f"{record['seconds']['evaluation'] / 3600:.1f} h of evaluation, "
+            f"{record['environment']['cpu']}, {record['environment']['cpu_cores']} cores)."
+        ),
+    ]
+    return "\n\n".join([Table("", header, tuple(lines)).markdown(), *notes])
+
+
+Scores = Mapping[tuple[str, str, str, int], Any]
+
+
+def gain_text(psnr: Scores, method: str, places: Sequence[tuple[str, str, int]]) -> str:
+    """Mean gain over bicubic, with its interval where the scores of images are kept."""
+    pairs = [(psnr.get((method, *p)), psnr.get(("bicubic", *p))) for p in places]
+    both = [(a, b) for a, b in pairs if a is not None and b is not None]
+    if not both:
+        return HOLE
+    gain = fmean(a["psnr_db"] - b["psnr_db"] for a, b in both)
+    if not all(a.get("psnr_db_images") and b.get("psnr_db_images") for a, b in both):
+        return f"{gain:+.3f}"
+    by_set: dict[str, list[list[float]]] = {}
+    for a, b in both:
+        images = zip(a["psnr_db_images"], b["psnr_db_images"], strict=True)
+        by_set.setdefault(a["dataset"], []).append([x - y for x, y in images])
+    means = [[fmean(image) for image in zip(*one, strict=True)] for one in by_set.values()]
+    return str(bootstrap_sets(means, [len(one) for one in by_set.values()]))
+
+
+def slot_mean(
+    psnr: Scores, method: str, slots: Sequence[Mapping[str, Any]], datasets: Sequence[str]
+) -> str:
+    """Mean over slots of a method's gain; a dash if a slot is missing."""
+    gains = []
+    for slot in slots:
+        places = [(d, slot["codec"], q) for d in datasets for q in slot["qualities"]]
+        pairs = [(psnr.get((method, *p)), psnr.get(("bicubic", *p))) for p in places]
+        found = [a["psnr_db"] - b["psnr_db"] for a, b in pairs if a and b]
+        if not found:
+            return HOLE
+        gains.append(fmean(found))
+    return f"**{fmean(gains):+.3f}**"
+
+
+def paper_gain(psnr: Scores, places: Sequence[tuple[str, str, int]]) -> str:
+    """The paper's network over our bicubic on JPEG."""
+    path = RESULTS / "paper.json"
+    table = read(path)["table_1_jpeg_ucip"] if path.is_file() else []
+    paper = {(row["dataset"], row["quality"]): row["psnr_db"] for row in table}
+    gains = [
+        paper[dataset, quality] - psnr["bicubic", dataset, codec, quality]["psnr_db"]
+        for dataset, codec, quality in places
+        if (dataset, quality) in paper and ("bicubic", dataset, codec, quality) in psnr
+    ]
+    return f"{fmean(gains):+.3f}" if gains else HOLE
+
+
+# -- doing it again --------------------------------------------------------------------------------
+
+
+def repeat() -> str:
+    """For the rows of Table 3 with several seeds: the command, its time, its number, the spread."""
+    lines = []
+    for codec in TABLE_3:
+        for matrix in matrices(planned(), codec):
+            for method in dict.fromkeys(cell.config["method"] for cell in cells()):
+                runs = [
+                    cell
+                    for cell in cells()
+                    if belongs(cell.config, matrix)
+                    and cell.config["method"] == method
+                    and cell.config["base_kind"] == "prompted"
+                    and cell.seed is not None
+                ]
+                if len(runs) > 1:
+                    lines.append(repeat_line(sorted(runs, key=lambda cell: cell.seed or 0)))
+    if not lines:
+        return "No cell is finished with more than one seed yet."
+    header = ("command", "seconds, training + evaluation", "mean PSNR", "of all seeds", "seeds")
+    note = (
+        "Mean PSNR in dB over the sets and qualities of the cell, and smallest to largest over the "
+        "seeds that are finished: what another machine may differ by. Other versions of encoders "
+        "compress to other pictures; each file names the versions that it was made with."
+    )
+    return "\n\n".join([Table("", header, tuple(lines)).markdown(), note])
+
+
+def repeat_line(runs: Sequence[Finished]) -> tuple[str, ...]:
+    """One line of :func:`repeat`: the first seed, and the spread of all."""
+    first = runs[0]
+    own = [place for place in first.places if place.codec == first.config["codec"]]
+    means = spread([fmean(run.mean(place) for place in own) for run in runs])
+    seconds, environment = first.record["seconds"], first.record["environment"]
+    return (
+        f"`{first.record['command']}`",
+        (
+            f"{seconds['training']:.0f} + {seconds['evaluation']:.0f}, {environment['cpu']}, "
+            f"{environment['cpu_cores']} cores"
+        ),
+        f"{fmean(first.mean(place) for place in own):.3f}",
+        f"{means.low:.3f} to {means.high:.3f}",
+        str(means.count),
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "base_curves": base_curves,
+    "base_stages": base_stages,
+    "base_suite": base_suite,
+    "forgotten": forgotten,
+    "gain_over_size": gain_over_size,
+    "other_codecs": other_codecs,
+    "progress": progress,
+    "rates": rates,
+    "repeat": repeat,
+    "table3_tiny_elic": table3_tiny_elic,
+    "table3_webp": table3_webp,
+}
+
+
+def plots() -> dict[str, str]:
+    """Plots by file name, those that there is something to draw for."""
+    drawn = {}
+    matrix = sweep()
+    found = points(cells(), matrix) if matrix else []
+    if found:
+        marks = [
+            Mark(p.method, p.num_bytes, p.gain.overall.mean, p.gain.overall.low,
+                 p.gain.overall.high, p.on_front)
+            for p in found
+        ]  # fmt: skip
+        drawn["results_pareto.svg"] = draw_marks(
+            marks,
+            title=f"WebP: gain of what is tuned, {count_of(matrix) if matrix else ''}",
+            x_label="bytes of the file that is passed on",
+            y_label="gain over the base, dB (y-c4)",
+        )
+    if curves():
+        drawn["results_curves.svg"] = draw_lines(
+            curves(),
+            title="Learning curves of the bases, on validation images",
+            x_label="optimizer steps, all stages",
+            y_label="gain over bicubic, dB (y-c4)",
+        )
+    return drawn
+
+
+def fill(page: str) -> str:
+    """Replace the tables of the page by new ones."""
+
+    def table(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{TABLES[match[2]]()}\n{match[3]}"
+
+    return re.sub(r"(<!-- table:(\w+) -->)\n.*?(<!-- end -->)", table, page, flags=re.DOTALL)
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page and its plots, or compare them."""
+    text = PAGE.read_text(encoding="utf-8")
+    wanted = {PAGE: fill(text)} | {PLOTS / name: plot for name, plot in plots().items()}
+    left = [path for path in PLOTS.glob("results_*.svg") if path not in wanted]
+    stale = [
+        path
+        for path, content in wanted.items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != content
+    ]
+    if not stale and not left:
+        return 0
+    if "--check" in arguments:
+        names = ", ".join(path.name for path in [*stale, *left])
+        sys.stderr.write(f"stale: {names}: run python docs/make_results.py\n")
+        return 1
+    for path in stale:
+        path.write_text(wanted[path], encoding="utf-8")
+    for path in left:
+        path.unlink()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
