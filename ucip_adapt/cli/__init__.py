@@ -43,9 +43,11 @@ COMMANDS = {
     "codecs": Command("ucip_adapt.cli.codecs", "list the codecs and whether they work here"),
     "demo": Command("ucip_adapt.cli.demo", "a web page to try it on this machine"),
     "env": Command("ucip_adapt.cli.env", "show versions and hardware, for a bug report"),
+    "export": Command("ucip_adapt.cli.export", "write base and adapter as ONNX or safetensors"),
     "leaks": Command("ucip_adapt.cli.leaks", "find test pictures in training folders"),
     "rd": Command("ucip_adapt.cli.rd", "plot rate and distortion of codecs on a folder"),
     "recipes": Command("ucip_adapt.cli.recipes", "list the training scripts, or copy them out"),
+    "report": Command("ucip_adapt.cli.report", "show all results on one HTML page"),
     "upscale": Command("ucip_adapt.cli.upscale", "restore and enlarge pictures four times"),
 }
 """Every sub-command by its name."""

@@ -1,0 +1,1 @@
+"""Networks for other programs: ONNX, single safetensors files, spandrel."""
