@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import threading
@@ -140,3 +141,22 @@ def test_a_folder_with_files_is_not_pulled_into(tmp_path, capsys):
     assert "is not an empty folder; give a new one" in capsys.readouterr().err
     assert main(["adapters", "pull", "webp", "-o", str(tmp_path / "new")]) == 0
     assert {p.name for p in (tmp_path / "new").iterdir()} == {p.name for p in WEBP.iterdir()}
+
+
+def test_nothing_unpacks_archives_or_pickles(repo_root):
+    """R27: there is no code that could; ``torch.load`` is only called for plain data."""
+    sources = {
+        path: path.read_text(encoding="utf-8")
+        for folder in ("ucip_adapt", "recipes")
+        for path in (repo_root / folder).rglob("*.py")
+    }
+    assert len(sources) > 100
+    opening = re.compile(
+        r"tarfile|zipfile|unpack_archive|pickle\.loads?\(|joblib|allow_pickle=True"
+    )
+    assert [path for path, text in sources.items() if opening.search(text)] == []
+    calls = [
+        call for text in sources.values() for call in re.findall(r" torch\.load\([^`]*?\)", text)
+    ]
+    assert calls
+    assert [call for call in calls if "weights_only=True" not in call] == []
