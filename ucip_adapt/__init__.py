@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from ucip_adapt.tuning import save_prompt_adapter as save_prompt_adapter
     from ucip_adapt.tuning import trainable_parameters as trainable_parameters
     from ucip_adapt.upscaler import Upscaler as Upscaler
+    from ucip_adapt.upscaler import interpolate as interpolate
     from ucip_adapt.upscaler import load as load
 
 __version__ = "0.1.0"
@@ -63,6 +64,7 @@ __version__ = "0.1.0"
 # checkers the same; a test compares the two.
 _EXPORTS = {
     "load": "ucip_adapt.upscaler",
+    "interpolate": "ucip_adapt.upscaler",
     "Upscaler": "ucip_adapt.upscaler",
     "UCIP": "ucip_adapt.models",
     "UCIPConfig": "ucip_adapt.models",
@@ -129,6 +131,7 @@ __all__ = [
     "full_tuning",
     "get_codec",
     "get_protocol",
+    "interpolate",
     "list_codecs",
     "list_images",
     "load",

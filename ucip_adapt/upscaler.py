@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args, overload
 
 import numpy as np
 import torch
@@ -17,10 +18,14 @@ from ucip_adapt.errors import ConfigError, unknown_name
 from ucip_adapt.hub.library import locate_adapter
 from ucip_adapt.imaging.enlarge import enlarge_picture
 from ucip_adapt.imaging.picture import Picture
+from ucip_adapt.imaging.read import read_picture
 from ucip_adapt.models import UCIP, upscale_large
-from ucip_adapt.tuning import load_prompt_adapter
+from ucip_adapt.tuning import DynamicPromptModel, load_prompt_adapter
 
-__all__ = ["Precision", "Upscaler", "load"]
+if TYPE_CHECKING:
+    from ucip_adapt.automatic import AutoUpscaler
+
+__all__ = ["Precision", "Upscaler", "interpolate", "load"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -105,6 +110,23 @@ class Upscaler:
         """Enlarge a picture with its transparency, depth and metadata."""
         return enlarge_picture(picture, self._forward)
 
+    def upscale_file(self, source: str | Path | bytes) -> Picture:
+        """Enlarge a picture file with its transparency, depth and metadata.
+
+        Args:
+            source: The file, or its content.
+
+        Returns:
+            The picture; :func:`ucip_adapt.imaging.encode_picture` makes a file of it.
+
+        Raises:
+            DataError: If it cannot be read.
+            NonFiniteError: If the network gives NaN or infinite values.
+        """
+        return self.upscale_picture(
+            read_picture(source if isinstance(source, bytes) else Path(source))
+        )
+
     def _forward(self, lq: Tensor) -> Tensor:
         base = _base_of(self.network)
         if self.max_memory is not None:
@@ -155,6 +177,19 @@ class Upscaler:
         return Image.fromarray(colour[..., 0] if colour.shape[2] == 1 else colour)
 
 
+@overload
+def load(
+    adapter: Literal["auto"],
+    *,
+    base: str | Path | None = None,
+    device: str = "cpu",
+    dtype: Precision = "float32",
+    max_memory: str | None = None,
+    pixels: bool = True,
+) -> AutoUpscaler: ...
+
+
+@overload
 def load(
     adapter: str | Path | None = None,
     *,
@@ -164,12 +199,26 @@ def load(
     device: str = "cpu",
     dtype: Precision = "float32",
     max_memory: str | None = None,
+    pixels: bool = True,
+) -> Upscaler: ...
+
+
+def load(
+    adapter: str | Path | None = None,
+    *,
+    base: str | Path | None = None,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    device: str = "cpu",
+    dtype: Precision = "float32",
+    max_memory: str | None = None,
+    pixels: bool = True,
 ) -> Upscaler:
     """Load a base and an adapter, ready to enlarge pictures.
 
     Args:
         adapter: Name of a shipped adapter, a folder, or ``"user/repository"`` on the Hub; None for
-            the base alone.
+            the base alone; ``"auto"`` for whichever shipped one fits a picture's codec.
         base: The base: a shipped name, a folder or a Hub repository. Default: the one that the
             adapter names, or ``"ucip-tiny"``.
         subfolder: Folder of the adapter inside ``adapter``.
@@ -177,9 +226,11 @@ def load(
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
         dtype: See :class:`Upscaler`.
         max_memory: See :class:`Upscaler`.
+        pixels: For ``"auto"``: whether to look at the pixels where a file does not say its codec.
 
     Returns:
-        The network with its adapter.
+        The network with its adapter; for ``"auto"`` an
+        :class:`~ucip_adapt.automatic.AutoUpscaler`.
 
     Raises:
         UnknownNameError: If there is no adapter of that name.
@@ -191,6 +242,12 @@ def load(
         >>> load().upscale(torch.rand(3, 8, 10)).shape
         torch.Size([3, 32, 40])
     """
+    if adapter == "auto":
+        from ucip_adapt.automatic import AutoUpscaler
+
+        return AutoUpscaler(
+            base=base, device=device, dtype=dtype, max_memory=max_memory, pixels=pixels
+        )
     _check_device(device)
     if adapter is None:
         name = str(base or _DEFAULT_BASE)
@@ -204,6 +261,74 @@ def load(
         model,
         base=name,
         adapter=str(adapter),
+        device=device,
+        dtype=dtype,
+        max_memory=max_memory,
+    )
+
+
+def interpolate(
+    first: str | Path,
+    second: str | Path,
+    t: float,
+    *,
+    extrapolate: bool = False,
+    base: str | Path | None = None,
+    device: str = "cpu",
+    dtype: Precision = "float32",
+    max_memory: str | None = None,
+) -> Upscaler:
+    """Load a base with an adapter between two others: ``(1 - t) * first + t * second``.
+
+    Parameters are interpolated, not images; docs/adapter_arithmetic.md shows what that does
+    between two qualities of a codec.
+
+    Args:
+        first: Name, folder or Hub repository of the adapter at ``t = 0``.
+        second: The one at ``t = 1``; of the same base, trainable set and number of prompts.
+        t: Where between the two, in [0, 1].
+        extrapolate: Whether ``t`` may lie outside.
+        base: See :func:`load`.
+        device: See :func:`load`.
+        dtype: See :class:`Upscaler`.
+        max_memory: See :class:`Upscaler`.
+
+    Returns:
+        The network with the one new adapter.
+
+    Raises:
+        ConfigError: If ``t`` is outside [0, 1] without ``extrapolate``, or not finite, or the
+            adapters replace different parameters.
+        UcipError: As :func:`load`, for either adapter.
+
+    Example:
+        >>> halfway = interpolate("webp", "webp", 0.5)
+        >>> halfway.upscale(torch.rand(3, 8, 10)).shape
+        torch.Size([3, 32, 40])
+    """
+    if not math.isfinite(t):
+        raise ConfigError(f"t={t} must be a finite number")
+    if not extrapolate and not 0 <= t <= 1:
+        raise ConfigError(
+            f"t={t} lies outside [0, 1]: give extrapolate=True if you mean to go beyond the two "
+            "adapters, where neither was trained"
+        )
+    _check_device(device)
+    model = load_prompt_adapter(
+        locate_adapter(str(first)),
+        None if base is None else UCIP.from_pretrained(str(base)),
+        adapter_name="first",
+    )
+    model.load_adapter(str(locate_adapter(str(second))), "second")
+    tuner = cast("DynamicPromptModel", model.base_model)
+    tuner.add_weighted_adapter(["first", "second"], [1 - t, t], "interpolated")
+    tuner.set_adapter("interpolated", inference_mode=True)
+    for name in ("first", "second"):
+        model.delete_adapter(name)
+    return Upscaler(
+        model,
+        base=_base_of(model).name_or_path,
+        adapter=f"{1 - t:g} {first} + {t:g} {second}",
         device=device,
         dtype=dtype,
         max_memory=max_memory,
