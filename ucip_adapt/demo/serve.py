@@ -1,0 +1,75 @@
+"""Serve the page from this machine until Ctrl-C, and leave nothing behind."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from ucip_adapt.demo.app import LAUNCH_OPTIONS, build_app, look
+from ucip_adapt.demo.files import ResultFiles
+from ucip_adapt.demo.session import Session
+from ucip_adapt.errors import ConfigError
+
+__all__ = ["is_local", "serve"]
+
+
+def is_local(host: str) -> bool:
+    """Whether an address is reached from this machine alone.
+
+    Args:
+        host: Name or number.
+
+    Example:
+        >>> is_local("127.0.0.1"), is_local("localhost"), is_local("0.0.0.0")
+        (True, True, False)
+    """
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def serve(session: Session, *, host: str, port: int | None) -> int:
+    """Serve the page and print its address; returns after Ctrl-C or SIGTERM.
+
+    Args:
+        session: Does the work.
+        host: Address to listen on.
+        port: Port; None takes the first free one from 7860 on.
+
+    Returns:
+        Exit code 0.
+
+    Raises:
+        ConfigError: If gradio is not installed, or the address cannot be used.
+    """
+    with tempfile.TemporaryDirectory(prefix="ucip-demo-", ignore_cleanup_errors=True) as root:
+        # Otherwise what visitors upload stays in the system's temporary folder for good.
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(root, "gradio"))
+        app = build_app(session, ResultFiles(Path(root)))
+        try:
+            _, address, _ = app.launch(
+                **LAUNCH_OPTIONS,
+                **look(),
+                server_name=host,
+                server_port=port,
+                prevent_thread_lock=True,
+            )
+        except (OSError, ValueError) as error:
+            where = host if port is None else f"{host}, port {port}"
+            raise ConfigError(f"cannot listen on {where}; choose others: {error}") from error
+        sys.stdout.write(f"{address}  (Ctrl-C stops it)\n")
+        sys.stdout.flush()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            sys.stdout.write("stopped\n")
+        finally:
+            app.close(verbose=False)
+    return 0
