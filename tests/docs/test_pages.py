@@ -182,3 +182,21 @@ def test_every_promise_names_tests_that_exist() -> None:
         for file, test in named:
             source = (ROOT / file).read_text(encoding="utf-8")
             assert not test or f"def {test}(" in source, f"{number}: no {test} in {file}"
+
+
+# -- links ---------------------------------------------------------------------------------------
+
+
+def test_links_lead_somewhere() -> None:
+    """Files exist, and so do the headings behind a ``#``."""
+    names = ["adapt_your_codec", "exit_codes", "file_formats", "publish", "use_an_adapter"]
+    for name in names:
+        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page(name)):
+            path, _, anchor = target.partition("#")
+            file = (ROOT / "docs" / path).resolve() if path else ROOT / "docs" / f"{name}.md"
+            assert file.is_file(), (name, target)
+            heads = re.findall(r"(?m)^#+ (.+)$", file.read_text(encoding="utf-8"))
+            anchors = {
+                re.sub(r"[^\w -]", "", head).strip().lower().replace(" ", "-") for head in heads
+            }
+            assert not anchor or anchor in anchors, (name, target)
