@@ -124,8 +124,8 @@ def test_low_priorities_first_and_repeats_last(ledger) -> None:
         ('groups.g = { codec = "webp", method = [] }', "here: g: method is an empty list"),
         ('groups.g = { codec = "webp", matrix = [1] }', "here: g: matrix: expected tables, got 1"),
         (
-            'groups.g = { codec = "webp", matrix = [{ method = "bicubic" }, { metod = "base" }] }',
-            "key of here: g, row 2 of matrix: 'metod'; did you mean 'method'",
+            'groups.g = { codec = "webp", matrix = [{ method = "bicubic" }, { cod = "webp" }] }',
+            "key of here: g, row 2 of matrix: 'cod'; did you mean 'codec'",
         ),
         (
             f"groups.g = {{ {DPM_ON_B} }}",
