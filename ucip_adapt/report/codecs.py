@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ucip_adapt.report.markup import HOLE, Row, Section, table
+from ucip_adapt.report.markup import HOLE, Row, Section, details, table
 from ucip_adapt.report.plots import Mark, Series, xy_plot
 from ucip_adapt.report.sources import Source
 
@@ -70,9 +70,10 @@ def codecs_section(source: Source) -> Section:
         for row in rows
     ]
     header = ["codec", "quality", "bpp", "PSNR Y, dB", "PSNR RGB, dB", "encoding, s", "CPU, s"]
+    shown = table([*header, "made by"], lines)
     config = source.record.get("config", {})
     title = f"Codecs on {config.get('set', 'images')}: {source.name}"
-    return Section(title, [table([*header, "made by"], lines)], [source], _GROUP)
+    return Section(title, [details(f"{len(lines)} settings", [shown])], [source], _GROUP)
 
 
 def matched_section(source: Source) -> Section:

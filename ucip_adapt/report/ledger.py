@@ -41,7 +41,7 @@ Found = Mapping[str, Source]
 
 
 def ledger_sections(
-    sources: Sequence[Source], folder: Path, paper: Source | None
+    sources: Sequence[Source], folder: Path, paper: Source | None, off: Source | None = None
 ) -> tuple[list[Section], list[Problem]]:
     """Everything that finished cells say.
 
@@ -49,6 +49,7 @@ def ledger_sections(
         sources: Files of kind ``cell``.
         folder: The results folder, for the paper's numbers.
         paper: Their file, if it could be read.
+        off: The file on adapters that are switched off, if there is one.
 
     Returns:
         Sections, and files or tables that could not be shown.
@@ -73,6 +74,7 @@ def ledger_sections(
         for matrix in matrices([cell.config for cell in cells], codec):
             try:
                 sections += _matrix_sections(cells, found, matrix, asked, paper)
+                sections += _size_sections(cells, found, matrix, off)
             except (UcipError, KeyError, TypeError, ValueError) as error:
                 problems.append(Problem(f"tables of {matrix.text}", repr(error)))
         rates = rate_sweep(cells, codec)
@@ -116,13 +118,14 @@ def _matrix_sections(
         sections.append(
             _section(title, [_table(whole, lines), _table(differences, named)], [*lines, *named])
         )
-    return [*sections, *_size_sections(cells, own, found, matrix)]
+    return sections
 
 
 def _size_sections(
-    cells: Sequence[Finished], own: Sequence[Finished], found: Found, matrix: Matrix
+    cells: Sequence[Finished], found: Found, matrix: Matrix, off: Source | None
 ) -> list[Section]:
     sections = []
+    own = [cell for cell in cells if belongs(cell.config, matrix)]
     by_method = {
         cell.config["method"]: [
             found[c.id]
@@ -155,11 +158,20 @@ def _size_sections(
         plot = xy_plot(series, x="bytes of the file", y="gain over the base, dB", log_x=True)
         lines = [_row(line, by_method[line[0]]) for line in whole.rows]
         sections.append(_section(whole.title, [plot, _table(whole, lines)], lines))
-    lost = forgetting(cells, matrix)
+    lost = forgetting(cells, matrix, switched_off=_switched_off(off) if off else None)
     if lost.rows:
-        lines = [_row(line, by_method[line[0]]) for line in lost.rows]
+        beside = [off] if off else []
+        lines = [_row(line, [*by_method[line[0]], *beside]) for line in lost.rows]
         sections.append(_section(lost.title, [_table(lost, lines)], lines))
     return sections
+
+
+def _switched_off(source: Source) -> dict[str, str]:
+    """By method, the largest change of a value that is left with the adapter switched off."""
+    return {
+        method: "0, bit for bit" if not about["different"] else f"{about['largest']:.2g}"
+        for method, about in source.scores["methods"].items()
+    }
 
 
 def _tuned(

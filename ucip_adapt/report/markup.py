@@ -109,7 +109,10 @@ def table(header: Sequence[str], rows: Sequence[Row], note: str = "") -> Html:
         note: A line below it.
     """
     cited = any(row.sources for row in rows)
-    head = element("tr", [element("th", [text]) for text in (*header, *(["from"] * cited))])
+    first = [_alignment(text) for text in rows[0].cells] if rows else []
+    first += [{}] * (len(header) + cited - len(first))
+    titles = zip((*header, *(["from"] * cited)), first, strict=True)
+    head = element("tr", [element("th", [text], aligned) for text, aligned in titles])
     body = [
         element(
             "tr",

@@ -25,6 +25,7 @@ KINDS: Mapping[str, Callable[[Source], Section]] = MappingProxyType(
         "codecs": codecs_section,
         "matched_rates": matched_section,
         "tiny_codecs": tiny_section,
+        "switched_off": lambda source: plain_section(source, "Ways of tuning"),
         "rates": lambda source: plain_section(source, "Ways of tuning"),
         "train_codec": lambda source: plain_section(source, "Codecs"),
         "detection": lambda source: plain_section(source, "Detection"),
@@ -68,7 +69,8 @@ def sections_of(sources: Sequence[Source], folder: Path) -> tuple[list[Section],
     if cells:
         from ucip_adapt.report.ledger import ledger_sections  # brings torch along
 
-        sections, problems = ledger_sections(cells, folder, paper)
+        off = next((source for source in sources if source.kind == "switched_off"), None)
+        sections, problems = ledger_sections(cells, folder, paper, off)
     runs = []
     for source in sources:
         try:
@@ -132,8 +134,8 @@ def render(
     if problems:
         count += f", {len(problems)} not shown"
     said = (
-        f"Made by ucip-adapt {__version__} from JSON files alone; {count}. The numbers behind a "
-        "line, or hovering over it, say which file, command, commit and machine it is from."
+        f"Made by ucip-adapt {__version__} from JSON files alone; {count}. The small number at the "
+        "end of a line, or hovering over it, tells its file, command, commit and machine."
     )
     main = [
         element("h1", [title]),
@@ -151,7 +153,15 @@ def render(
 
 def _section(section: Section, anchor: str) -> Html:
     named = [
-        element("li", [references([one]), f" {one.name}: ", element("code", [one.command])])
+        element(
+            "li",
+            [
+                references([one]),
+                f" {one.name}: ",
+                element("code", [one.command]),
+                f"; commit {one.commit}; {one.hardware}",
+            ],
+        )
         for one in section.sources
     ]
     origin = [details("Where these numbers are from", [element("ul", named)])] if named else []

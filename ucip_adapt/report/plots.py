@@ -122,6 +122,7 @@ def xy_plot(series: Sequence[Series], *, x: str, y: str, log_x: bool = False) ->
     across = _axis([mark.x for mark in marks], _LEFT, _WIDTH - _RIGHT, log=log_x)
     up = _axis(ends, _HEIGHT - _BOTTOM, _TOP)
     parts = [*_grid(across, up), *_titles(x, y, _HEIGHT)]
+    taken: list[tuple[float, float, float]] = []
     for number, one in enumerate(series):
         shape = [_mark(across(m.x), up(m.y), number, m.hover) for m in one.marks]
         bars = [
@@ -129,9 +130,7 @@ def xy_plot(series: Sequence[Series], *, x: str, y: str, log_x: bool = False) ->
             for m in one.marks
             if m.low is not None and m.high is not None
         ]
-        words = [
-            _text(across(m.x) + 7, up(m.y) - 6, m.label, "start") for m in one.marks if m.label
-        ]
+        words = _labels([(across(m.x), up(m.y), m.label) for m in one.marks if m.label], taken)
         path = " ".join(f"{across(m.x)},{up(m.y)}" for m in one.marks)
         joined = [element("polyline", [], {"points": path})] if one.joined else []
         parts.append(element("g", [*joined, *bars, *shape, *words], {"class": _colour(number)}))
@@ -161,6 +160,25 @@ def dot_plot(lines: Sequence[str], series: Sequence[Series], *, x: str) -> Html:
         shape = [_mark(across(m.x), _TOP + _ROW * (m.y + 0.5), number, m.hover) for m in one.marks]
         parts.append(element("g", shape, {"class": _colour(number)}))
     return _figure(parts, height, series, x)
+
+
+def _labels(
+    wanted: Sequence[tuple[float, float, str]], taken: list[tuple[float, float, float]]
+) -> list[Html]:
+    """Words beside points, above or below; one that finds no room is left to the hover."""
+    words = []
+    for x, y, text in wanted:
+        width = 7.0 * len(text)
+        right = x + 7 + width < _WIDTH
+        left = x + 7 if right else x - 7 - width
+        for baseline in (y - 6, y + 15):
+            if any(abs(b - baseline) < 12 and s < left + width and left < e for s, e, b in taken):
+                continue
+            taken.append((left, left + width, baseline))
+            anchor = "start" if right else "end"
+            words.append(_text(x + 7 if right else x - 7, baseline, text, anchor))
+            break
+    return words
 
 
 def _grid(across: _Axis, up: _Axis) -> list[Html]:

@@ -36,14 +36,19 @@ class Scores:
         self.methods = list(dict.fromkeys(method for method, _ in self.values))
         self.places = list(dict.fromkeys(place for _, place in self.values))
 
-    def gain(
-        self, method: str, reference: str, *, codec: str | None = None, dataset: str | None = None
-    ) -> float | None:
+    def shared(self, methods: Sequence[str]) -> list[Place]:
+        """Places where all of these methods have a score: elsewhere means are not comparable."""
+        known = {key for key, (psnr, _) in self.values.items() if psnr is not None}
+        return [place for place in self.places if all((m, place) in known for m in methods)]
+
+    def of(self, dataset: str) -> list[Place]:
+        """Places of a set."""
+        return [place for place in self.places if place.dataset == dataset]
+
+    def gain(self, method: str, reference: str, places: Iterable[Place]) -> float | None:
         """Mean difference in dB over the places where both have a score; None without any."""
         found = []
-        for place in self.places:
-            if codec not in (None, place.codec) or dataset not in (None, place.dataset):
-                continue
+        for place in places:
             ours, theirs = (
                 self.values.get((m, place), (None, None))[0] for m in (method, reference)
             )
@@ -74,9 +79,9 @@ def base_section(source: Source) -> Section:
         scores = Scores(rows, rows[0]["protocol"])
     reference = BICUBIC if BICUBIC in scores.methods else scores.methods[0]
     others = [method for method in scores.methods if method != reference]
-    codecs = _each(scores.places, 1)
+    codecs, shared = _each(scores.places, 1), scores.shared(scores.methods)
     gains = {
-        (codec, method): scores.gain(method, reference, codec=codec)
+        (codec, method): scores.gain(method, reference, [p for p in shared if p.codec == codec])
         for codec in codecs
         for method in others
     }
@@ -84,7 +89,6 @@ def base_section(source: Source) -> Section:
         Row([codec, *(decibels(gains[codec, m]) for m in others)], [source]) for codec in codecs
     ]
     if len(codecs) > 1:
-        # A codec that some method has no score on would make the means incomparable.
         whole = [c for c in codecs if all(gains[c, m] is not None for m in others)]
         means = [fmean(gains[c, m] or 0.0 for c in whole) if whole else None for m in others]
         name = "mean of codecs" if whole == codecs else f"mean of {len(whole)} of {len(codecs)}"
@@ -150,19 +154,22 @@ def methods_section(source: Source) -> Section:
     scores = Scores(source.scores["rows"])
     about = source.record["parameters"]["methods"]
     sets = _each(scores.places, 0)
+    shared = scores.shared([method for method in scores.methods if method in about] + [BASE])
+    common = _each(shared, 0)
     lines, marks = [], []
     for method in scores.methods:
         if method not in about:
             continue
         one = about[method]
-        mean = scores.gain(method, BASE)
-        by_set = [scores.gain(method, BASE, dataset=name) for name in sets]
+        mean = scores.gain(method, BASE, shared)
+        by_set = [scores.gain(method, BASE, scores.of(name)) for name in sets]
         shown = [f"{one['bytes']:,}", f"{one['trained']:,}", f"{one['learning_rate']:g}"]
         step = f"{one['seconds_per_step']:.2f}" if "seconds_per_step" in one else HOLE
         lines.append(Row([method, *shown, step, *map(decibels, (*by_set, mean))], [source]))
         if mean is not None:
+            name = method.partition("@")[0]
             hover = f"{method}: {mean:+.3f} dB, {one['bytes']:,} bytes. {source.hover}"
-            marks.append((one.get("images", ""), Mark(one["bytes"], mean, hover, label=method)))
+            marks.append((one.get("images", ""), Mark(one["bytes"], mean, hover, label=name)))
     series = [
         Series(f"trained on {images}" if images else "tuned", [m for i, m in marks if i == images])
         for images in dict.fromkeys(images for images, _ in marks)
@@ -173,7 +180,12 @@ def methods_section(source: Source) -> Section:
         f"Ways of tuning {config.get('base', 'a base')}: {source.name}",
         [
             xy_plot(series, x="bytes of the file", y="gain over the base, dB (y-c4)", log_x=True),
-            table(header, lines, "Gain over the base in dB, mean over the qualities of each set."),
+            table(
+                header,
+                lines,
+                "Gain over the base in dB, mean over the qualities of each set. The plot and "
+                f"the last column: only sets that all were measured on ({', '.join(common)}).",
+            ),
             details("Every score", [_all_scores(source, source.scores["rows"])]),
         ],
         [source],
@@ -189,7 +201,7 @@ def runs_section(sources: Sequence[Source]) -> Section:
         scores = Scores(source.scores["rows"])
         last = scores.methods[-1] if scores.methods else ""
         reference = BASE if BASE in scores.methods and last != BASE else BICUBIC
-        gain = scores.gain(last, reference) if last else None
+        gain = scores.gain(last, reference, scores.places) if last else None
         codecs = ", ".join(_each(scores.places, 1))
         trained = parameters.get("trained")
         lines.append(
