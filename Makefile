@@ -30,7 +30,7 @@ LAUNCH = $(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --m
 	--num_cpu_threads_per_process $(THREADS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tune bench test test-slow lint clean clean-all
+.PHONY: help setup tune experiments bench test test-slow lint clean clean-all
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */  make \1|/' | \
@@ -54,6 +54,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 tune: $(STAMP)  ## tune a prompt adapter for CODEC on the embedded base and images
 	$(LAUNCH) recipes/tune_prompts.py --codec $(CODEC) $(strip $(TUNE_FLAGS) $(ARGS))
+
+experiments: $(STAMP)  ## make missing cells of recipes/experiments.toml: BUDGET=90m ARGS="--jobs 2 --data DATA"
+	$(BIN)/python recipes/run_experiments.py $(call given,BUDGET,--budget) $(ARGS)
 
 lint: $(STAMP)  ## ruff, mypy (strict), codespell, stray blanks and large files
 	$(BIN)/ruff check .
