@@ -78,6 +78,7 @@ def test_published_and_pulled_files_are_the_same(hub, client, tmp_path):
     assert hub.repos == {}
     done = client("adapters", "publish", folder, "--repo-id", "user/ucip-webp")
     assert done.returncode == 0, done.stderr
+    assert done.stdout == f"published user/ucip-webp: {hub.url}/user/ucip-webp\n"
     sha, files = hub.resolve("user/ucip-webp", "main")
     assert files == {path.name: path.read_bytes() for path in WEBP.iterdir()}
     hub.repos["user/ucip-webp"]["refs"]["v1"] = sha

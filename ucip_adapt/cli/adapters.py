@@ -179,6 +179,8 @@ def _report(folder: Path, arguments: argparse.Namespace) -> int:
 
 
 def _publish(arguments: argparse.Namespace) -> int:
+    from huggingface_hub import constants
+
     from ucip_adapt.hub.fetch import ADAPTER_FILES
     from ucip_adapt.hub.folders import push_folder
     from ucip_adapt.hub.library import describe_adapter, verify_adapter
@@ -201,5 +203,5 @@ def _publish(arguments: argparse.Namespace) -> int:
     target = push_folder(
         folder, arguments.repo_id, default_name=f"ucip-{info.codec}", only=ADAPTER_FILES
     )
-    sys.stdout.write(f"published {target}\n")
+    sys.stdout.write(f"published {target}: {constants.ENDPOINT}/{target}\n")
     return 0
