@@ -30,6 +30,7 @@ from ucip_adapt.experiments.tables import (
     Matrix,
     Table,
     belongs,
+    by_place,
     choose_rows,
     matrices,
     paper_cells,
@@ -96,6 +97,12 @@ def shown(table: Table) -> str:
     return f"**{table.title}**\n\n{table.markdown()}\n\n{table.note}"
 
 
+def folded(table: Table) -> str:
+    """A table that a reader opens."""
+    head = f"<details><summary>{table.title}</summary>"
+    return "\n\n".join([head, table.markdown(), table.note, "</details>"])
+
+
 def tables_of(codec: str) -> str:
     """Table 3 and its summary for a codec, with each set of prompts and kind of training."""
     paper = paper_cells(RESULTS / "paper.json", codec)
@@ -112,6 +119,7 @@ def tables_of(codec: str) -> str:
                 texts.append(f"**{main.title}**\n\n{NOTHING}")
                 continue
             texts += [shown(main), shown(summary(rows, codec, paper=paper))]
+            texts.append(folded(by_place(rows, codec)))
     return "\n\n".join(texts)
 
 

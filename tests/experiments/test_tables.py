@@ -14,6 +14,7 @@ from ucip_adapt.experiments.compare import Finished, Place, difference, read_cel
 from ucip_adapt.experiments.tables import (
     ROWS,
     PaperCell,
+    by_place,
     choose_rows,
     matrices,
     paper_cells,
@@ -115,7 +116,14 @@ def test_table_and_summary():
         "0 of 4",
     )
     assert lines["v - control"]["dB [95 %]"].startswith("+0.230 [")
-    for made_table in (table, short):
+    cells = finished(*records)
+    rows = choose_rows(cells, matrices([cell.config for cell in cells], "webp")[0], "dpm")
+    detail = by_place(rows, "webp")
+    assert [line[:2] for line in detail.rows] == [(p.dataset, str(p.quality)) for p in PLACES]
+    against_iii = [dict(zip(detail.header, line, strict=True))["iv - iii"] for line in detail.rows]
+    assert against_iii[0] == "+0.000 [+0.000, +0.000] tie"
+    assert all(text.startswith("+0.020 [") and "tie" not in text for text in against_iii[1:])
+    for made_table in (table, short, detail):
         assert len({line.count("|") for line in made_table.markdown().splitlines()}) == 1
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -174,3 +177,48 @@ def test_cells_of_another_base_are_left_out(compare, place, world):
         assert [row[2] for row in rows if row[1] == "iv"] == [seeds] * len(rows[:1])
     _, _, error = compare("--print_only", "--base", "net-v1=nowhere")
     assert "write NAME=PATH" in error
+
+
+TINY = """
+[defaults]
+base = "net-v1"
+codec = "webp"
+evaluate_on = "small"
+train_data = "embedded"
+max_train_steps = 1
+train_batch_size = 1
+patch_size = 12
+validation_images = 1
+[groups.table3]
+matrix = [{ method = "base" }, { method = "dpm", learning_rate = 1e-2 }]
+"""
+
+
+@pytest.mark.slow
+def test_real_cells_fill_the_table(compare, place, world, monkeypatch):
+    """What the runner writes is what the tables read."""
+    for name in ("Set5", "Set14"):
+        shutil.copytree(world.validation, place / "data" / name / "HR")
+    monkeypatch.setenv("UCIP_CACHE", str(place / "cache"))
+    (place / "experiments.toml").write_text(TINY, "utf-8")
+    flags = ("--evaluate_on", "small", "--base", f"net-v1={world.bases['prompted']}")
+    where = ("--data", place / "data", "--runs_dir", place / "runs")
+    code, lines, error = compare(*flags, *where)
+    assert (code, error) == (0, "")
+    assert any("; 2 of 2 cells" in line for line in lines)
+    files = sorted((place / "results" / "cells").glob("*.json"))
+    own = {
+        name: json.loads(path.read_text())
+        for name, path in zip(("base", "dpm"), files, strict=True)
+    }
+    rows = {key: record["scores"]["rows"] for key, record in own.items()}
+    gains = [a["psnr_db"] - b["psnr_db"] for a, b in zip(rows["dpm"], rows["base"], strict=True)]
+    assert len(gains) == 2 * 4
+    summary = next(line for line in lines if line.startswith("iv - i "))
+    assert float(summary.split()[3]) == pytest.approx(fmean(gains), abs=6e-4)
+    set5 = next(line for line in lines if line.startswith("Set5 ") and " iv " in line)
+    assert f"{rows['dpm'][0]['psnr_db']:.2f} / " in set5
+    code, again, _ = compare(*flags, *where)
+    assert code == 0
+    assert again[0].startswith("2 of 2 cells finished")
+    assert next(line for line in again if line.startswith("iv - i ")) == summary

@@ -6,6 +6,7 @@ on one image set. A run fills all places of its codec at once.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,18 +145,23 @@ class Difference:
     """A method less a reference at the places where both were measured.
 
     Attributes:
-        places: Mean difference of each place over seeds, and its interval over images.
+        images: Difference of each image, mean over seeds, by place.
         overall: Mean over places, and its interval: images are drawn within their set.
         seeds: That mean for each seed by itself.
         ssim: Mean difference in SSIM.
         asked: Number of places that were asked for; those not measured are holes.
     """
 
-    places: Mapping[Place, Interval]
+    images: Mapping[Place, NDArray[np.float64]]
     overall: Interval
     seeds: Spread
     ssim: float
     asked: int
+
+    @functools.cached_property
+    def places(self) -> dict[Place, Interval]:
+        """Mean difference of each place and its interval over images."""
+        return {place: bootstrap(values) for place, values in self.images.items()}
 
     def count(self, verdict: str) -> int:
         """Number of places where the interval lies above 0, holds it, or lies below.
@@ -200,7 +206,7 @@ def difference(
     by_set = [_by_image(means, pairs[0][0], dataset) for dataset in datasets]
     weights = [sum(place.dataset == dataset for place in shared) for dataset in datasets]
     return Difference(
-        places={place: bootstrap(values) for place, values in means.items()},
+        images=means,
         overall=bootstrap_sets(by_set, weights),
         seeds=spread([fmean(float(psnr[p][k].mean()) for p in shared) for k in range(len(pairs))]),
         ssim=fmean(

@@ -34,6 +34,7 @@ __all__ = [
     "PaperCell",
     "Table",
     "best_rate",
+    "by_place",
     "choose_rows",
     "matrices",
     "paper_cells",
@@ -393,6 +394,30 @@ def summary(
         "holds 0 is a tie, else it is higher or lower."
     )
     return Table(f"Summary: {codec}", tuple(header), tuple(lines), note)
+
+
+def by_place(rows: Mapping[str, Sequence[Finished]], codec: str) -> Table:
+    """The summary's differences in every cell of the table.
+
+    Args:
+        rows: See :func:`choose_rows`.
+        codec: The codec.
+
+    Returns:
+        A row for each set and quality; ties are named.
+    """
+    places = places_of(rows, codec)
+    found = [difference(rows[first], rows[second], places) for first, second in COMPARISONS]
+    lines = []
+    for place in places:
+        line = [place.dataset, str(place.quality)]
+        for one in found:
+            interval = one.places.get(place) if one else None
+            tie = " tie" if interval is not None and interval.verdict == "tie" else ""
+            line.append(HOLE if interval is None else f"{interval}{tie}")
+        lines.append(tuple(line))
+    header = ("set", f"{codec}", *(f"{first} - {second}" for first, second in COMPARISONS))
+    return Table(f"Cell by cell: {codec}", header, tuple(lines), "dB [95 %] over the set's images.")
 
 
 def difference_cells(found: Difference | None) -> list[str]:
