@@ -292,9 +292,10 @@ def load_single_file(
         ConfigError: As :func:`from_state_dict`.
 
     Example:
-        >>> from ucip_adapt.assets import shipped_base_folder
-        >>> base = shipped_base_folder("ucip-tiny-noprompt")
-        >>> load_single_file(base / "model.safetensors").config.prompt
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     UCIP(UCIPConfig.preset("nano", prompt="none")).save_pretrained(folder)
+        ...     load_single_file(Path(folder, "model.safetensors")).config.prompt
         'none'
     """
     tensors, metadata = read_safetensors(Path(path))
