@@ -12,7 +12,17 @@ from ucip_adapt.cli import COMMANDS, main
 from ucip_adapt.cli import codecs as codecs_command
 from ucip_adapt.codecs import CODECS, Availability, list_codecs
 
-HEAVY = {"torch", "peft", "accelerate", "evaluate", "datasets", "transformers", "numpy", "PIL"}
+HEAVY = {
+    "torch",
+    "peft",
+    "accelerate",
+    "evaluate",
+    "datasets",
+    "gradio",
+    "transformers",
+    "numpy",
+    "PIL",
+}
 
 
 def imported_by(code: str) -> set[str]:
@@ -43,6 +53,18 @@ def test_light_commands_import_nothing_heavy(argv: list[str]) -> None:
 
 def test_the_list_of_codecs_needs_no_torch() -> None:
     assert "torch" not in imported_by("from ucip_adapt.cli import main; main(['codecs'])")
+
+
+def test_the_options_of_every_command_need_no_torch() -> None:
+    code = """
+from ucip_adapt.cli import COMMANDS, main
+for name in COMMANDS:
+    try:
+        main([name, "--help"])
+    except SystemExit:
+        pass
+"""
+    assert not {"torch", "peft", "gradio", "datasets", "evaluate"} & imported_by(code)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
