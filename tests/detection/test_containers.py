@@ -11,7 +11,7 @@ from ucip_adapt.data import load_eval_set
 from ucip_adapt.detection import Detection, detect_codec
 from ucip_adapt.detection.av1 import QUANTISERS as AV1_QUANTISERS
 from ucip_adapt.detection.av1 import base_quantiser
-from ucip_adapt.detection.bits import MalformedError
+from ucip_adapt.detection.bits import BitReader, MalformedError, number
 from ucip_adapt.detection.heif import coded_picture
 from ucip_adapt.detection.webp import QUANTISERS, quality_of
 
@@ -159,6 +159,7 @@ def test_damaged_files_are_never_more_than_unknown(pictures):
             assert isinstance(found, Detection)
             assert found.codec in codecs
             assert found.quality is None or 0 <= found.quality <= 100
+            assert found.confidence == float(found.codec is not None)
             unlike += found != sound
     assert unlike > len(files) * 10, "the mutations have to reach what is read"
     for end in range(300):
@@ -184,6 +185,15 @@ def mutated(data, random):
         else:
             changed[at:at] = changed[at : at + 16]
     return bytes(changed[: int(random.integers(len(changed) // 2, len(changed) + 1))])
+
+
+def test_nothing_is_read_past_the_end():
+    assert number(b"abc", 1, 2) == 0x6263
+    for offset, size in ((2, 2), (3, 1), (-1, 1)):
+        with pytest.raises(MalformedError, match="ends too early"):
+            number(b"abc", offset, size)
+    with pytest.raises(MalformedError, match="ends too early"):
+        BitReader(b"a").bits(9)
 
 
 def test_boxes_that_lead_nowhere_are_refused():

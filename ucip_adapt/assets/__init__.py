@@ -7,6 +7,7 @@ from pathlib import Path
 __all__ = [
     "ALIASES",
     "adapters_folder",
+    "detector_file",
     "image_folder",
     "shipped_adapter_folder",
     "shipped_adapters",
@@ -16,7 +17,7 @@ __all__ = [
 
 _ROOT = Path(__file__).parent
 
-ALIASES = {"ucip-tiny": "ucip-tiny-v1", "ucip-tiny-noprompt": "ucip-tiny-noprompt-v1"}
+ALIASES = {"ucip-tiny": "ucip-tiny-v2", "ucip-tiny-noprompt": "ucip-tiny-noprompt-v2"}
 """Names without a version mean the newest base of the kind."""
 
 
@@ -27,7 +28,7 @@ def shipped_bases() -> list[str]:
         Names with their version first, then those without.
 
     Example:
-        >>> "ucip-tiny-v1" in shipped_bases()
+        >>> "ucip-tiny-v2" in shipped_bases()
         True
     """
     folders = sorted(path.parent.name for path in _ROOT.glob("bases/*/config.json"))
@@ -45,7 +46,7 @@ def shipped_base_folder(name: str) -> Path | None:
 
     Example:
         >>> shipped_base_folder("ucip-tiny").name
-        'ucip-tiny-v1'
+        'ucip-tiny-v2'
     """
     if name not in shipped_bases():
         return None
@@ -66,6 +67,19 @@ def image_folder(split: str) -> Path:
         True
     """
     return _ROOT / "images" / split
+
+
+def detector_file() -> Path:
+    """Weights that tell a codec by its traces in pixels.
+
+    Returns:
+        The file.
+
+    Example:
+        >>> detector_file().name
+        'detector.safetensors'
+    """
+    return _ROOT / "detector" / "detector.safetensors"
 
 
 def adapters_folder() -> Path:

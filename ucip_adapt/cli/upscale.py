@@ -21,8 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--adapter",
         default="auto",
-        help="auto (by the file's codec), none, or the name, folder or Hub id of one. "
-        "Default: auto.",
+        help="auto (by the codec of the file, or of its pixels), none, or the name, folder or Hub "
+        "id of one. Default: auto.",
+    )
+    add(
+        "--no-pixel-detection",
+        dest="pixels",
+        action="store_false",
+        help="auto: go by the file alone, not by its pixels where it does not say its codec.",
     )
     add("--base", help="Base network: name, folder or Hub id. Default: the adapter's own.")
     add("--revision", help="Branch, tag or commit of an adapter on the Hub.")
@@ -73,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     options = BatchOptions(
         adapter=arguments.adapter,
+        pixels=arguments.pixels,
         base=arguments.base,
         revision=arguments.revision,
         device=arguments.device,

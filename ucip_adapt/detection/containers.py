@@ -49,7 +49,11 @@ def detect_codec(data: bytes) -> Detection:
         return _jpegxl(data)
     if data.startswith((_JP2_BOX, b"\xff\x4f\xff\x51")):
         return _jpeg2000(data)
-    return Detection(None, None, "the container does not say how the pixels were compressed")
+    return _unknown("the container does not say how the pixels were compressed")
+
+
+def _unknown(reason: str) -> Detection:
+    return Detection(None, None, reason, 0.0)
 
 
 def _jpeg(data: bytes) -> Detection:
@@ -63,7 +67,7 @@ def _jpeg(data: bytes) -> Detection:
 
 def _webp(data: bytes) -> Detection:
     if is_lossless(data):
-        return Detection(None, None, "lossless WebP container")
+        return _unknown("lossless WebP container")
     try:
         quality = quality_of(data)
     except MalformedError:
@@ -80,7 +84,7 @@ def _avif(data: bytes) -> Detection:
     except MalformedError:
         return Detection("avif", None, "AVIF container")
     if index == 0:
-        return Detection(None, None, "lossless AVIF container")
+        return _unknown("lossless AVIF container")
     quality = min(range(101), key=lambda quality: abs(QUANTISERS[quality] - index))
     return Detection("avif", quality, f"AVIF container, quantiser {index} as of quality {quality}")
 
@@ -93,7 +97,7 @@ def _jpegxl(data: bytes) -> Detection:
         return Detection("jpegxl", None, "JPEG XL container")
     if lossy:
         return Detection("jpegxl", None, "JPEG XL container")
-    return Detection(None, None, "JPEG XL container, lossless or of a JPEG file")
+    return _unknown("JPEG XL container, lossless or of a JPEG file")
 
 
 def _codestream(data: bytes) -> bytes:
@@ -158,7 +162,7 @@ def _jpeg2000(data: bytes) -> Detection:
             marker, size = number(data, at, 2), number(data, at + 2, 2)
             if marker == 0xFF52:
                 if number(data, at + 13, 1) == 1:
-                    return Detection(None, None, "JPEG 2000 with its lossless wavelet")
+                    return _unknown("JPEG 2000 with its lossless wavelet")
                 break
             at += 2 + size
     except MalformedError:

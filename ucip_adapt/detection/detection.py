@@ -15,7 +15,8 @@ class Detection:
         codec: Name as in ``ucip-adapt codecs``; None where it is not known.
         quality: The codec's own knob, as near as can be told; None where it cannot.
         reason: How it is known, in words for the user.
-        confidence: Probability that the codec is right; 1 where the container says it.
+        confidence: Probability that the codec is right: 1 where the container says it, 0 where
+            nothing does. Without a codec, by pixels: that of what they look like most.
 
     Example:
         >>> Detection("webp", None, "WebP container").codec

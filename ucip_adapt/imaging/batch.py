@@ -6,7 +6,6 @@ import dataclasses
 import glob
 import json
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +14,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ucip_adapt.assets import ALIASES, shipped_adapters
+from ucip_adapt.automatic import AutoUpscaler
 from ucip_adapt.data.images import IMAGE_SUFFIXES
-from ucip_adapt.detection import Detection, detect_codec
+from ucip_adapt.detection import AUTO, Choice, Detection, choose_adapter, detect_codec
 from ucip_adapt.errors import ConfigError, DataError, UcipError
-from ucip_adapt.hub.library import describe_adapter, locate_adapter
-from ucip_adapt.imaging.read import MAX_INPUT_PIXELS, read_picture
+from ucip_adapt.imaging.picture import Picture
+from ucip_adapt.imaging.read import MAX_INPUT_PIXELS, read_bytes, read_picture
 from ucip_adapt.imaging.write import FORMATS, encode_picture
 from ucip_adapt.training.atomic import write_atomically
 from ucip_adapt.upscaler import Precision, Upscaler, load
@@ -49,24 +48,12 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Which adapter a picture gets, and why.
-
-    Attributes:
-        adapter: Name, folder or Hub id; None for the base alone.
-        reason: Why, in words for the user.
-    """
-
-    adapter: str | None
-    reason: str
-
-
-@dataclass(frozen=True)
 class BatchOptions:
     """How pictures are enlarged; the options of ``ucip-adapt upscale``.
 
     Attributes:
-        adapter: See :func:`choose_adapter`.
+        adapter: See :func:`~ucip_adapt.detection.choose_adapter`.
+        pixels: Whether "auto" looks at the pixels where a file does not say its codec.
         base: Base network; None for the adapter's own.
         revision: Branch, tag or commit of an adapter on the Hub.
         device: See :func:`ucip_adapt.load`.
@@ -80,7 +67,8 @@ class BatchOptions:
         quiet: No bar and no line per picture.
     """
 
-    adapter: str = "auto"
+    adapter: str = AUTO
+    pixels: bool = True
     base: str | None = None
     revision: str | None = None
     device: str = "cpu"
@@ -106,6 +94,7 @@ class Outcome:
     reason: str = ""
     codec: str | None = None
     quality: int | None = None
+    confidence: float | None = None
     mode: str = ""
     size: tuple[int, int] = (0, 0)
     output_size: tuple[int, int] = (0, 0)
@@ -184,40 +173,6 @@ def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def choose_adapter(asked: str, detection: Detection, *, base: str | None = None) -> Choice:
-    """Turn ``--adapter`` into the adapter of one picture.
-
-    Args:
-        asked: ``"auto"``, ``"none"``, or the name, folder or Hub id of an adapter.
-        detection: What the picture's file says of its coding.
-        base: The base that was asked for; an adapter of another one is not chosen.
-
-    Returns:
-        The adapter with the reason.
-
-    Example:
-        >>> choose_adapter("none", Detection("webp", None, "WebP container")).adapter is None
-        True
-    """
-    if asked == "none":
-        return Choice(None, "the base alone was asked for")
-    if asked != "auto":
-        return Choice(asked, "asked for")
-    if detection.codec is None:
-        known = "nothing to choose by"
-    elif detection.codec not in shipped_adapters():
-        known = "no adapter for it is shipped"
-    elif base is not None and ALIASES.get(base, base) != _base_name(detection.codec):
-        known = "the adapter for it belongs to another base"
-    else:
-        return Choice(detection.codec, detection.reason)
-    return Choice(None, f"{detection.reason}; {known}: the base alone")
-
-
-def _base_name(adapter: str) -> str:
-    return describe_adapter(locate_adapter(adapter)).base
-
-
 def run_jobs(jobs: Sequence[Job], options: BatchOptions) -> int:
     """Enlarge every picture; one that fails is reported and the rest are done.
 
@@ -243,9 +198,8 @@ def run_jobs(jobs: Sequence[Job], options: BatchOptions) -> int:
     """
     if options.workers < 1:
         raise ConfigError(f"--jobs {options.workers}: need at least 1")
-    loader = _Loader(options)
     # What was asked for by name and cannot be loaded ends the run, rather than every picture.
-    loader.get(choose_adapter(options.adapter, Detection(None, None, "")).adapter)
+    model = _load(options)
     # A picture on standard output leaves no room there for words.
     report = sys.stderr if any(job.target == STREAM for job in jobs) else sys.stdout
     failed = 0
@@ -253,7 +207,7 @@ def run_jobs(jobs: Sequence[Job], options: BatchOptions) -> int:
     still = options.quiet or options.as_json or len(jobs) < 2 or not sys.stderr.isatty()
     bar = tqdm(total=len(jobs), unit="picture", disable=still)
     try:
-        for outcome in pool.map(lambda job: _run_job(job, options, loader), jobs):
+        for outcome in pool.map(lambda job: _run_job(job, options, model), jobs):
             failed += outcome.error is not None
             bar.update()
             if options.as_json:
@@ -274,11 +228,34 @@ def run_jobs(jobs: Sequence[Job], options: BatchOptions) -> int:
     return _EXIT_CODE_SOME_FAILED if failed else 0
 
 
-def _run_job(job: Job, options: BatchOptions, loader: _Loader) -> Outcome:
+def _load(options: BatchOptions) -> Upscaler:
+    return load(
+        None if options.adapter == "none" else options.adapter,
+        base=options.base,
+        revision=None if options.adapter in {"none", AUTO} else options.revision,
+        device=options.device,
+        dtype=options.dtype,
+        max_memory=options.max_memory,
+        pixels=options.pixels,
+    )
+
+
+def _choose(
+    model: Upscaler, asked: str, picture: Picture, data: bytes
+) -> tuple[Detection, Choice, Upscaler]:
+    """What is known of a picture, what it gets and why, and the network with that adapter."""
+    if isinstance(model, AutoUpscaler):
+        detection, choice = model.choose(picture, data)
+        return detection, choice, model.using(choice.adapter)
+    detection = detect_codec(data)
+    return detection, choose_adapter(asked, detection), model
+
+
+def _run_job(job: Job, options: BatchOptions, model: Upscaler) -> Outcome:
     """Do one job; what goes wrong with its picture is its outcome."""
     began = time.monotonic()
     try:
-        return _enlarge(job, options, loader, began)
+        return _enlarge(job, options, model, began)
     except (UcipError, MemoryError) as error:
         problem = str(error) or "not enough memory; --max-pixels refuses large pictures earlier"
     except OSError as error:
@@ -286,14 +263,13 @@ def _run_job(job: Job, options: BatchOptions, loader: _Loader) -> Outcome:
     return Outcome(job.source, None, problem, round(time.monotonic() - began, 3))
 
 
-def _enlarge(job: Job, options: BatchOptions, loader: _Loader, began: float) -> Outcome:
+def _enlarge(job: Job, options: BatchOptions, model: Upscaler, began: float) -> Outcome:
     if job.target != STREAM and Path(job.target).exists() and not options.overwrite:
         raise DataError(f"{job.target} is there already; --overwrite replaces it")
-    data = sys.stdin.buffer.read() if job.source == STREAM else _content(Path(job.source))
+    data = sys.stdin.buffer.read() if job.source == STREAM else read_bytes(Path(job.source))
     picture = read_picture(data, max_pixels=options.max_pixels)
-    detection = detect_codec(data)
-    choice = choose_adapter(options.adapter, detection, base=options.base)
-    result = loader.get(choice.adapter).upscale_picture(picture)
+    detection, choice, chosen = _choose(model, options.adapter, picture, data)
+    result = chosen.upscale_picture(picture)
     ending = Path(job.target).suffix.lower()
     by_ending = {f.suffix: name for name, f in FORMATS.items()}
     by_ending |= {".jpeg": "jpeg", ".tiff": "tiff"}
@@ -312,6 +288,7 @@ def _enlarge(job: Job, options: BatchOptions, loader: _Loader, began: float) -> 
         reason=choice.reason,
         codec=detection.codec,
         quality=detection.quality,
+        confidence=detection.confidence,
         mode=picture.mode,
         size=picture.size,
         output_size=result.size,
@@ -319,43 +296,17 @@ def _enlarge(job: Job, options: BatchOptions, loader: _Loader, began: float) -> 
     )
 
 
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except IsADirectoryError as error:
-        raise DataError("a folder, not a picture") from error
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}") from error
+def _codec(outcome: Outcome) -> str:
+    if outcome.codec is None:
+        return "codec not known"
+    quality = "" if outcome.quality is None else f" of quality {outcome.quality}"
+    return f"{outcome.codec}{quality} ({outcome.confidence:.0%} sure)"
 
 
 def _line(outcome: Outcome) -> str:
     notes = "".join(f"; {note}" for note in outcome.notes)
     height, width = outcome.output_size
     return (
-        f"{outcome.output}: {width} x {height}, adapter {outcome.adapter or 'none'} "
-        f"({outcome.reason}){notes}, {outcome.seconds:.1f} s"
+        f"{outcome.output}: {width} x {height}, {_codec(outcome)}, adapter "
+        f"{outcome.adapter or 'none'} ({outcome.reason}){notes}, {outcome.seconds:.1f} s"
     )
-
-
-class _Loader:
-    """Networks by adapter, each loaded once, however many threads ask."""
-
-    def __init__(self, options: BatchOptions) -> None:
-        self._options = options
-        self._loaded: dict[str | None, Upscaler] = {}
-        self._lock = threading.Lock()
-
-    def get(self, adapter: str | None) -> Upscaler:
-        """The base with an adapter; None is the base alone."""
-        options = self._options
-        with self._lock:
-            if adapter not in self._loaded:
-                self._loaded[adapter] = load(
-                    adapter,
-                    base=options.base,
-                    revision=options.revision if adapter else None,
-                    device=options.device,
-                    dtype=options.dtype,
-                    max_memory=options.max_memory,
-                )
-            return self._loaded[adapter]

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from ucip_adapt.errors import DataError
 from ucip_adapt.imaging.picture import Picture
 
-__all__ = ["MAX_INPUT_PIXELS", "read_picture"]
+__all__ = ["MAX_INPUT_PIXELS", "read_bytes", "read_picture"]
 
 MAX_INPUT_PIXELS = 16_000_000
 """Default limit: 16 times as many pixels come out, 768 MB of RGB."""
@@ -55,7 +55,7 @@ def read_picture(source: Path | bytes, *, max_pixels: int = MAX_INPUT_PIXELS) ->
         >>> picture.mode, picture.size
         ('LA', (4, 6))
     """
-    data = source if isinstance(source, bytes) else _read_bytes(source)
+    data = source if isinstance(source, bytes) else read_bytes(source)
     if not data:
         raise DataError("the file is empty")
     try:
@@ -89,7 +89,24 @@ def read_picture(source: Path | bytes, *, max_pixels: int = MAX_INPUT_PIXELS) ->
     )
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Read a file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        DataError: If it cannot be read; the message does not name it.
+
+    Example:
+        >>> read_bytes(Path("."))
+        Traceback (most recent call last):
+        ...
+        ucip_adapt.errors.DataError: is a folder, not a picture
+    """
     try:
         return path.read_bytes()
     except IsADirectoryError as error:
