@@ -10,21 +10,27 @@ dash, or a line that says so.
 from __future__ import annotations
 
 import functools
-import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ucip_adapt.assets import ALIASES, shipped_base_folder
+from ucip_adapt.experiments.bases import (
+    base_records,
+    curves,
+    gains_by_slot,
+    stages,
+    tried,
+    tried_records,
+)
 from ucip_adapt.experiments.charts import Mark, draw_lines, draw_marks
 from ucip_adapt.experiments.compare import Finished, read_cells
 from ucip_adapt.experiments.groups import read_experiments
 from ucip_adapt.experiments.ledger import Ledger
 from ucip_adapt.experiments.plan import current, planned_config
-from ucip_adapt.experiments.statistics import bootstrap_sets, spread
+from ucip_adapt.experiments.statistics import spread
 from ucip_adapt.experiments.sweeps import forgetting, pareto, points, rate_sweep
 from ucip_adapt.experiments.tables import (
     Matrix,
@@ -38,6 +44,7 @@ from ucip_adapt.experiments.tables import (
     summary,
     table_3,
 )
+from ucip_adapt.training.results import read_results
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
@@ -46,7 +53,6 @@ PAGE = ROOT / "docs" / "results.md"
 PLOTS = ROOT / "docs"
 PROMPTS = ("dpm", "dpm+offset")
 TABLE_3 = ("webp", "tiny-elic")
-HOLE = "-"
 NOTHING = "No cell is finished yet."
 
 
@@ -179,7 +185,7 @@ def switched_off() -> dict[str, str]:
     path = RESULTS / "switched_off.json"
     if not path.is_file():
         return {}
-    found = read(path)["scores"]["methods"]
+    found = read_results(path)["scores"]["methods"]
     return {
         method: "0, bit for bit" if not about["different"] else f"{about['largest']:.2g}"
         for method, about in found.items()
@@ -200,76 +206,26 @@ def other_codecs() -> str:
 # -- the bases -------------------------------------------------------------------------------------
 
 
-def read(path: Path) -> Any:  # noqa: ANN401 - JSON
-    """Read a results file."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def base_runs() -> dict[str, Any]:
-    """Records of the trainings of today's bases: those kept of each stage, and the last."""
-    runs = {}
-    for name in ALIASES.values():
-        for path in sorted((RESULTS / "bases").glob(f"{name}*.json")):
-            runs[path.stem] = read(path)
-        folder = shipped_base_folder(name)
-        if folder is not None and (folder / "results.json").is_file():
-            runs[name] = read(folder / "results.json")
-    return runs
+@functools.cache
+def base_runs() -> dict[str, dict[str, Any]]:
+    """Trainings of the bases that the experiments start from."""
+    return base_records(dict.fromkeys(cell.base for cell in ledger().cells().values() if cell.base))
 
 
 def base_stages() -> str:
-    """How today's bases were trained, stage by stage."""
-    header = (
-        "base",
-        "stage",
-        "settings",
-        "images",
-        "steps",
-        "batch",
-        "crop",
-        "rate",
-        "training, hours",
-    )
-    lines = []
-    for name in ALIASES.values():
-        record = base_runs().get(name)
-        for number, stage in enumerate(record["parameters"]["stages"] if record else (), 1):
-            lines.append(
-                (
-                    name,
-                    str(number),
-                    str(len(stage["settings"])),
-                    " + ".join(stage["train_data_dir"]),
-                    f"{stage['max_train_steps']:,}",
-                    str(stage["train_batch_size"]),
-                    str(stage["patch_size"]),
-                    f"{stage['learning_rate']:g}",
-                    (
-                        f"{stage['training_seconds'] / 3600:.2f}, {stage['hardware']}, "
-                        f"{stage['threads']} threads"
-                    ),
-                )
-            )
-    return Table("", header, tuple(lines)).markdown()
+    """How the bases were trained, stage by stage."""
+    return stages(base_runs()).markdown() if base_runs() else "No base is here."
 
 
-def curves() -> dict[str, list[tuple[float, float]]]:
-    """Gain over bicubic on validation images by steps, those of earlier stages counted in."""
-    found: dict[str, list[tuple[float, float]]] = {}
-    for name, record in base_runs().items():
-        before = sum(s["max_train_steps"] for s in record["parameters"].get("stages", [])[:-1])
-        line = [
-            (float(before + point["step"]), float(point["val_gain_db"]))
-            for point in record["scores"].get("curve", [])
-        ]
-        if line:
-            found[name] = line
-    return found
+def base_tried() -> str:
+    """Trainings beside the bases' own, and those: what each gained on validation images."""
+    runs = {**tried_records(RESULTS), **base_runs()}
+    return tried(runs).markdown() if runs else "None is kept."
 
 
 def base_curves() -> str:
     """The plot of the learning curves."""
-    if not curves():
+    if not curves(base_runs()):
         return "No curve is kept."
     return "![Gain over bicubic by training steps](results_curves.svg)"
 
@@ -279,91 +235,12 @@ def base_suite() -> str:
     path = RESULTS / "base_suite.json"
     if not path.is_file():
         return "Not measured yet."
-    record = read(path)
-    rows = [row for row in record["scores"]["rows"] if row["protocol"] == "y-c4" and row["images"]]
-    psnr = {(r["method"], r["dataset"], r["codec"], r["quality"]): r for r in rows}
-    methods = [m for m in dict.fromkeys(r["method"] for r in rows) if m != "bicubic"]
-    datasets = list(dict.fromkeys(r["dataset"] for r in rows))
-    slots = record["parameters"]["slots"]
-    names = {"base": "base, as configured", "base whole": "base, whole image"}
-    header = ("slot", "codec", "qualities", *(names.get(m, m) for m in methods), "paper")
-    lines = []
-    for slot in slots:
-        places = [(d, slot["codec"], q) for d in datasets for q in slot["qualities"]]
-        lines.append(
-            (
-                slot["name"],
-                slot["codec"],
-                " ".join(map(str, slot["qualities"])),
-                *(gain_text(psnr, method, places) for method in methods),
-                paper_gain(psnr, places) if slot["codec"] == "jpeg" else HOLE,
-            )
-        )
-    every = [(d, s["codec"], q) for s in slots for d in datasets for q in s["qualities"]]
-    # Slots count alike, whatever number of qualities they have.
-    overall = [slot_mean(psnr, method, slots, datasets) for method in methods]
-    lines.append(("**mean of slots**", "", "", *overall, HOLE))
-    notes = [
-        (
-            f"Gain over bicubic in dB (y-c4), mean over {', '.join(datasets)} and the qualities; "
-            "where scores of single images are kept, with the interval over images. The paper: "
-            "its network's gain on the same cells, over the same bicubic."
-        ),
-        (
-            f"Made by `{record['command']}` ({len({p[1] for p in every})} codecs, "
-            f"{record['seconds']['evaluation'] / 3600:.1f} h of evaluation, "
-            f"{record['environment']['cpu']}, {record['environment']['cpu_cores']} cores)."
-        ),
-    ]
-    return "\n\n".join([Table("", header, tuple(lines)).markdown(), *notes])
-
-
-Scores = Mapping[tuple[str, str, str, int], Any]
-
-
-def gain_text(psnr: Scores, method: str, places: Sequence[tuple[str, str, int]]) -> str:
-    """Mean gain over bicubic, with its interval where the scores of images are kept."""
-    pairs = [(psnr.get((method, *p)), psnr.get(("bicubic", *p))) for p in places]
-    both = [(a, b) for a, b in pairs if a is not None and b is not None]
-    if not both:
-        return HOLE
-    gain = fmean(a["psnr_db"] - b["psnr_db"] for a, b in both)
-    if not all(a.get("psnr_db_images") and b.get("psnr_db_images") for a, b in both):
-        return f"{gain:+.3f}"
-    by_set: dict[str, list[list[float]]] = {}
-    for a, b in both:
-        images = zip(a["psnr_db_images"], b["psnr_db_images"], strict=True)
-        by_set.setdefault(a["dataset"], []).append([x - y for x, y in images])
-    means = [[fmean(image) for image in zip(*one, strict=True)] for one in by_set.values()]
-    return str(bootstrap_sets(means, [len(one) for one in by_set.values()]))
-
-
-def slot_mean(
-    psnr: Scores, method: str, slots: Sequence[Mapping[str, Any]], datasets: Sequence[str]
-) -> str:
-    """Mean over slots of a method's gain; a dash if a slot is missing."""
-    gains = []
-    for slot in slots:
-        places = [(d, slot["codec"], q) for d in datasets for q in slot["qualities"]]
-        pairs = [(psnr.get((method, *p)), psnr.get(("bicubic", *p))) for p in places]
-        found = [a["psnr_db"] - b["psnr_db"] for a, b in pairs if a and b]
-        if not found:
-            return HOLE
-        gains.append(fmean(found))
-    return f"**{fmean(gains):+.3f}**"
-
-
-def paper_gain(psnr: Scores, places: Sequence[tuple[str, str, int]]) -> str:
-    """The paper's network over our bicubic on JPEG."""
-    path = RESULTS / "paper.json"
-    table = read(path)["table_1_jpeg_ucip"] if path.is_file() else []
-    paper = {(row["dataset"], row["quality"]): row["psnr_db"] for row in table}
-    gains = [
-        paper[dataset, quality] - psnr["bicubic", dataset, codec, quality]["psnr_db"]
-        for dataset, codec, quality in places
-        if (dataset, quality) in paper and ("bicubic", dataset, codec, quality) in psnr
-    ]
-    return f"{fmean(gains):+.3f}" if gains else HOLE
+    record = read_results(path)
+    table = gains_by_slot(record, RESULTS / "paper.json")
+    hours = record["seconds"]["evaluation"] / 3600
+    hardware = f"{record['environment']['cpu']}, {record['environment']['cpu_cores']} cores"
+    made = f"Made by `{record['command']}` in {hours:.1f} h ({hardware})."
+    return "\n\n".join([table.markdown(), f"{table.note} {made}"])
 
 
 # -- doing it again --------------------------------------------------------------------------------
@@ -418,6 +295,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "base_curves": base_curves,
     "base_stages": base_stages,
     "base_suite": base_suite,
+    "base_tried": base_tried,
     "forgotten": forgotten,
     "gain_over_size": gain_over_size,
     "other_codecs": other_codecs,
@@ -446,11 +324,11 @@ def plots() -> dict[str, str]:
             x_label="bytes of the file that is passed on",
             y_label="gain over the base, dB (y-c4)",
         )
-    if curves():
+    if curves(base_runs()):
         drawn["results_curves.svg"] = draw_lines(
-            curves(),
-            title="Learning curves of the bases, on validation images",
-            x_label="optimizer steps, all stages",
+            curves(base_runs()),
+            title="Learning curves of the bases: whole validation images",
+            x_label="optimizer steps of the last stage",
             y_label="gain over bicubic, dB (y-c4)",
         )
     return drawn

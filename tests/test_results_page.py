@@ -72,7 +72,6 @@ def elsewhere(tmp_path):
         maker = load(ROOT / "docs" / "make_results.py")
         maker.RESULTS, maker.EXPERIMENTS = tmp_path / "results", tmp_path / "experiments.toml"
         maker.PAGE, maker.PLOTS = page, tmp_path
-        maker.ALIASES = {}
         return maker.main(list(arguments)), page.read_text(encoding="utf-8")
 
     go.folder = tmp_path
@@ -189,4 +188,4 @@ def test_base_over_bicubic(elsewhere):
     assert lines[3][3:] == ["+0.800", "+1.000 [+1.000, +1.000]", "-", "-"]
     # slots count alike: (0.5 + 1.0) / 2; the twin lacks a slot
     assert lines[4][3:] == ["**+0.600**", "**+0.750**", "-", "-"]
-    assert "1.0 h of evaluation, made up, 2 cores" in table
+    assert "in 1.0 h (made up, 2 cores)" in table

@@ -240,6 +240,11 @@ def best_rate(cells: Sequence[Finished]) -> list[Finished]:
     return [cell for _, cell in sorted(by_seed.items())]
 
 
+def read_json(path: Path) -> Any:  # noqa: ANN401 - the paper's numbers are no results file
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def paper_cells(path: Path, codec: str) -> dict[tuple[str, str, int], PaperCell]:
     """The paper's Table 3 for a codec.
 
@@ -258,7 +263,7 @@ def paper_cells(path: Path, codec: str) -> dict[tuple[str, str, int], PaperCell]
     key = _PAPER.get(codec)
     if key is None or not path.is_file():
         return {}
-    table = json.loads(path.read_text(encoding="utf-8"))[key]
+    table = read_json(path)[key]
     return {
         (row["protocol"], row["dataset"], row["quality"]): PaperCell(row["psnr_db"], row["ssim"])
         for row in table
