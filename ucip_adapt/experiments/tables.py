@@ -395,8 +395,8 @@ def summary(
     note = (
         f"Mean over the {len(places)} cells of the table (set and quality). [95 %]: bootstrap over "
         "images, drawn within their set; both rows restored the same images. By seed: smallest to "
-        "largest. At least: cells whose mean difference is not below 0. A cell whose own interval "
-        "holds 0 is a tie, else it is higher or lower."
+        "largest; with 0 between them, seeds disagree. At least: cells whose mean difference is "
+        "not below 0. A cell whose own interval holds 0 is a tie, else it is higher or lower."
     )
     return Table(f"Summary: {codec}", tuple(header), tuple(lines), note)
 
