@@ -47,25 +47,28 @@ _INTRO = """\
 Restore a compressed picture and enlarge it four times, with a prompt adapter for its codec.
 """
 
+# Gradio puts a prefix of its own before every selector, which breaks :is() and media queries.
 _CSS = """
 .gradio-container {max-width: 1180px !important; margin: 0 auto !important}
 table.ucip {width: 100%; border-collapse: collapse; border: 0 !important;
   font-size: var(--text-md)}
-table.ucip :is(th, td) {text-align: left; vertical-align: top;
-  padding: 0.4rem clamp(0.15rem, 0.9vw, 0.5rem) !important;
+table.ucip th, table.ucip td {text-align: left; vertical-align: top;
+  padding: 0.4rem clamp(0.25rem, 0.9vw, 0.5rem) !important;
   border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important}
 table.ucip tr {border: 0 !important}
 table.ucip th, #facts td:first-child
   {color: var(--body-text-color-subdued) !important; font-weight: 500}
-#scores :is(th, td):not(:first-child)
+#scores th:not(:first-child), #scores td:not(:first-child)
   {text-align: right; font-variant-numeric: tabular-nums}
 #scores tbody tr:last-child td {font-weight: 600}
 #facts td:first-child {white-space: nowrap; width: 1%}
 #facts td {overflow-wrap: anywhere}
 #scores-box p, #line {color: var(--body-text-color-subdued); font-size: var(--text-sm)}
-#samples .gallery {display: grid; grid-template-columns: repeat(auto-fit, minmax(44px, 1fr));
+#samples .gallery {display: grid; grid-auto-flow: column; grid-auto-columns: minmax(0, 1fr);
   gap: 6px; max-width: 32rem}
-#samples .gallery :is(button, .container) {width: 100%; height: auto; max-height: none;
+#samples .gallery button {width: 100%; min-width: 0; height: auto; max-height: none;
+  aspect-ratio: 1; margin: 0}
+#samples .gallery .container {width: 100%; min-width: 0; height: auto; max-height: none;
   aspect-ratio: 1; margin: 0}
 #samples .gallery img {width: 100%; height: 100%; object-fit: cover}
 """

@@ -13,10 +13,9 @@ from ucip_adapt.assets import image_folder, shipped_adapters
 from ucip_adapt.codecs import CodecSpec, all_codecs
 from ucip_adapt.codecs.base import NamedCodec
 from ucip_adapt.data.bicubic import bicubic_down4, bicubic_up4, modcrop
-from ucip_adapt.detection import Detection, detect_codec
+from ucip_adapt.detection import Choice, Detection, choose_adapter, detect_picture
 from ucip_adapt.errors import ConfigError, DataError, unknown_name
 from ucip_adapt.imaging import Picture, read_picture
-from ucip_adapt.imaging.batch import Choice, choose_adapter
 from ucip_adapt.imaging.enlarge import enlarge_picture
 from ucip_adapt.metrics import get_protocol, score
 from ucip_adapt.models import bicubic_x4
@@ -217,7 +216,8 @@ class Session:
         whole = read_picture(data)
         height, width = whole.size
         lq = self._within(whole, self.max_pixels, crop=wish.crop)
-        return _Source(lq, None, len(data), 8 * len(data) / (height * width), detect_codec(data))
+        bpp = 8 * len(data) / (height * width)
+        return _Source(lq, None, len(data), bpp, detect_picture(lq, data))
 
     def _damaged(self, data: bytes, wish: Wish) -> _Source:
         """Reduce a picture to a quarter and compress it whole: the suite's own order."""

@@ -7,7 +7,7 @@ from html import escape
 
 from ucip_adapt.codecs import CodecSpec
 from ucip_adapt.demo.session import Restored
-from ucip_adapt.detection import detect_codec
+from ucip_adapt.detection import Detection, detect_codec
 from ucip_adapt.imaging import read_picture
 
 __all__ = ["facts_html", "knob_hint", "picture_line", "scores_html"]
@@ -61,14 +61,12 @@ def facts_html(restored: Restored) -> str:
     lines = [
         ("enlarged", f"{width} x {height} to {columns} x {rows} pixels"),
         ("compressed size", f"{restored.num_bytes:,} bytes, {restored.bpp:.2f} bits per pixel"),
-        ("compression", restored.detection.reason),
+        ("compression", _compression(restored.detection)),
         ("adapter", f"{restored.choice.adapter or 'none'}: {restored.choice.reason}"),
         ("base", restored.base),
         ("time", f"{restored.seconds:.1f} s"),
         *(("note", note) for note in restored.notes),
     ]
-    if restored.choice.reason.startswith(restored.detection.reason):
-        del lines[2]  # the reason for the adapter says it
     return _table("facts", (), lines)
 
 
@@ -110,6 +108,14 @@ def picture_line(name: str, data: bytes) -> str:
     height, width = picture.size
     said = detect_codec(data).reason
     return f"{name}: {width} x {height} pixels, {picture.mode}, {len(data):,} bytes; {said}"
+
+
+def _compression(detection: Detection) -> str:
+    if detection.codec is None:
+        return "not known"
+    quality = "" if detection.quality is None else f", quality {detection.quality}"
+    sure = "" if detection.confidence == 1 else f", {detection.confidence:.0%} sure"
+    return f"{detection.codec}{quality}{sure}"
 
 
 def _table(name: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
