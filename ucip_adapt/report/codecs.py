@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from ucip_adapt.report.markup import HOLE, Row, Section, details, table
 from ucip_adapt.report.plots import Mark, Series, xy_plot
 from ucip_adapt.report.sources import Source
@@ -18,20 +21,7 @@ def rate_section(source: Source) -> Section:
     for curve, protocol in dict.fromkeys((p["curve"], p["protocol"]) for p in scores["points"]):
         own = [p for p in scores["points"] if (p["curve"], p["protocol"]) == (curve, protocol)]
         series = [
-            Series(
-                codec,
-                [
-                    Mark(
-                        p["bpp"],
-                        p["psnr_db"],
-                        f"{codec} {p['quality']}: {p['psnr_db']} dB at {p['bpp']} bpp, "
-                        f"{p['images']} images. {source.hover}",
-                    )
-                    for p in sorted(own, key=lambda p: p["bpp"])
-                    if p["codec"] == codec and p["psnr_db"] is not None
-                ],
-                joined=True,
-            )
+            _curve(codec, [p for p in own if p["codec"] == codec], source)
             for codec in dict.fromkeys(p["codec"] for p in own)
         ]
         title = f"PSNR in dB ({protocol}), {curve}"
@@ -51,6 +41,20 @@ def rate_section(source: Source) -> Section:
     images = scores["images"]
     title = f"Rate and distortion on {images['count']} images of {images['set']}: {source.name}"
     return Section(title, [*parts, table(header, lines, note)], [source], _GROUP)
+
+
+def _curve(codec: str, points: Iterable[Mapping[str, Any]], source: Source) -> Series:
+    measured = sorted((p for p in points if p["psnr_db"] is not None), key=lambda p: p["bpp"])
+    marks = [
+        Mark(
+            p["bpp"],
+            p["psnr_db"],
+            f"{codec} {p['quality']}: {p['psnr_db']} dB at {p['bpp']} bpp, "
+            f"{p['images']} images. {source.hover}",
+        )
+        for p in measured
+    ]
+    return Series(codec, marks, joined=True)
 
 
 def codecs_section(source: Source) -> Section:

@@ -132,7 +132,8 @@ def xy_plot(series: Sequence[Series], *, x: str, y: str, log_x: bool = False) ->
         ]
         words = _labels([(across(m.x), up(m.y), m.label) for m in one.marks if m.label], taken)
         path = " ".join(f"{across(m.x)},{up(m.y)}" for m in one.marks)
-        joined = [element("polyline", [], {"points": path})] if one.joined else []
+        again = {"stroke-dasharray": "5 4"} if number >= COLOURS else {}
+        joined = [element("polyline", [], {"points": path, **again})] if one.joined else []
         parts.append(element("g", [*joined, *bars, *shape, *words], {"class": _colour(number)}))
     return _figure(parts, _HEIGHT, series, f"{y} over {x}")
 
@@ -231,7 +232,8 @@ def _mark(x: float, y: float, number: int, hover: str) -> Html:
         ("path", {"d": f"M{x:g} {y - 6:g}l5.5 10h-11z"}),
         ("path", {"d": f"M{x:g} {y - 6:g}l6 6l-6 6l-6 -6z"}),
     )
-    name, places = shapes[number % len(shapes)]
+    # The ninth series has the first one's colour, but not its shape.
+    name, places = shapes[(number + number // COLOURS) % len(shapes)]
     return element(name, [element("title", [hover])], {"class": "mark", **places})
 
 
