@@ -73,15 +73,15 @@ def test_forgetting():
     ]
     [matrix] = matrices([cell.config for cell in cells], "webp")
     table = forgetting(cells, matrix, switched_off={"dpm": "0"})
-    assert table.header == ("method", "webp (tuned on)", "hevc-x265", "jpeg", "switched off")
+    assert table.header == ("method", "webp (tuned on)", "jpeg", "hevc-x265", "switched off")
     assert [line[0] for line in table.rows] == ["dpm", "everything"]
     dpm, everything = table.rows
     assert dpm[1].startswith("+0.100 [")
-    assert (dpm[2], dpm[4]) == ("-", "0"), "not measured on x265"
-    assert dpm[3].startswith("-0.100 [")
-    assert not dpm[3].endswith("tie")
-    assert everything[2] == "+0.000 [+0.000, +0.000] tie"
-    assert everything[3].startswith("-0.400 [")
+    assert (dpm[3], dpm[4]) == ("-", "0"), "not measured on x265"
+    assert dpm[2].startswith("-0.100 [")
+    assert not dpm[2].endswith("tie")
+    assert everything[3] == "+0.000 [+0.000, +0.000] tie"
+    assert everything[2].startswith("-0.400 [")
     assert everything[4] == "-"
 
 

@@ -155,7 +155,8 @@ def forgetting(
         A row for each method that was measured on another codec.
     """
     own, base = _tuned_and_base(cells, matrix)
-    codecs = sorted({p.codec for cell in base for p in cell.places} - {matrix.codec})
+    measured = dict.fromkeys(place.codec for cell in base for place in cell.places)
+    codecs = [codec for codec in measured if codec != matrix.codec]
     off = switched_off or {}
     lines = []
     for method, runs in sorted(own.items(), key=lambda item: _bytes_of(item[1])):
