@@ -51,7 +51,7 @@ def client(hub, tmp_path):
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=900,  # against a hang alone: the machine may be busy
         )
 
     return run
