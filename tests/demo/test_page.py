@@ -2,6 +2,7 @@
 
 import compileall
 import os
+import socket
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from packaging.requirements import Requirement
 from ucip_adapt.cli import main
 from ucip_adapt.demo.files import ResultFiles
 from ucip_adapt.demo.session import Session
+from ucip_adapt.errors import ConfigError
 
 
 @pytest.fixture
@@ -53,6 +55,18 @@ def test_the_page_offers_codecs_and_adapters_and_no_programming_interface(gradio
     assert (props["quality"]["minimum"], props["quality"]["value"]) == (0, 20)
     assert {event["api_visibility"] for event in config["dependencies"]} == {"private"}
     assert not config["analytics_enabled"]
+
+
+def test_a_port_that_is_taken_is_said(gradio, monkeypatch):
+    from ucip_adapt.demo.serve import serve
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # so that it is set back afterwards
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"127.0.0.1, port {port}: it is in use"):
+            serve(Session(), host="127.0.0.1", port=port)
 
 
 def test_a_fault_is_told_and_markup_in_it_is_text(gradio):

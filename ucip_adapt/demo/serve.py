@@ -60,9 +60,14 @@ def serve(session: Session, *, host: str, port: int | None) -> int:
                 server_port=port,
                 prevent_thread_lock=True,
             )
-        except (OSError, ValueError) as error:
+        except OSError as error:
             where = host if port is None else f"{host}, port {port}"
-            raise ConfigError(f"cannot listen on {where}; choose others: {error}") from error
+            raise ConfigError(
+                f"cannot listen on {where}: it is in use, or no address of this machine; choose "
+                "another --port or --host"
+            ) from error
+        except ValueError as error:  # gradio's own request to the page it has just started
+            raise ConfigError(f"the page does not answer on {host}: {error}") from error
         sys.stdout.write(f"{address}  (Ctrl-C stops it)\n")
         sys.stdout.flush()
         signal.signal(signal.SIGTERM, signal.default_int_handler)
