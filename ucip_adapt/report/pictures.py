@@ -26,7 +26,7 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _NAME = re.compile(r"(?P<codec>.+)-(?P<quality>\d+)")
 _WIDEST = 960
 _CROP = 40  # LQ pixels
-_IMAGE = "nyc"  # of the embedded validation images: edges, lettering and flat walls
+_IMAGE = "dog"  # of the embedded validation images: edges, hair and smooth parts in one crop
 
 
 @dataclass(frozen=True)
