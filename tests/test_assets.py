@@ -19,7 +19,6 @@ from ucip_adapt.data import list_images, read_rgb
 
 ASSETS = Path(ucip_adapt.assets.__file__).parent
 BASES = sorted(path for path in (ASSETS / "bases").glob("*") if path.is_dir())
-FIRST_BASE = "ucip-tiny-v1"
 SPLITS = ("train", "validation")
 # Weights of other folders that ship; a clone has them beside the package.
 ADAPTERS = sorted(path.parent for path in (ASSETS.parents[1] / "adapters").glob("*/*.safetensors"))
@@ -92,20 +91,16 @@ def test_no_shipped_image_is_found_in_a_benchmark(data_root: Path) -> None:
     assert (thumbnails(shipped) @ thumbnails(tested).T).max() < 0.95
 
 
-def require_first_base() -> None:
-    if not BASES:
-        pytest.skip(f"{FIRST_BASE} is not in ucip_adapt/assets/bases yet")
-
-
-def test_the_first_base_is_there() -> None:
-    require_first_base()
-    assert FIRST_BASE in shipped_bases()
-    assert shipped_base_folder("ucip-tiny") == ASSETS / "bases" / FIRST_BASE
+def test_a_name_without_a_version_is_the_newest_base_and_older_ones_stay() -> None:
+    versions = ("ucip-tiny-v1", "ucip-tiny-v2", "ucip-tiny-noprompt-v1", "ucip-tiny-noprompt-v2")
+    assert set(versions) <= set(shipped_bases())
+    for kind in ("ucip-tiny", "ucip-tiny-noprompt"):
+        assert shipped_base_folder(kind) == ASSETS / "bases" / f"{kind}-v2"
     assert shipped_base_folder("ucip-tinny") is None
 
 
 def test_every_shipped_base_may_be_passed_on() -> None:
-    require_first_base()
+    assert BASES
     assert [problem for folder in BASES for problem in weights_folder_problems(folder)] == []
 
 
@@ -129,7 +124,6 @@ def test_a_shipped_base_loads_and_is_as_small_as_promised(folder: Path) -> None:
     assert folder.name in card
     if folder.name.startswith("ucip-tiny"):
         assert sum(path.stat().st_size for path in folder.iterdir()) < 2.5e6
-    if folder.name == FIRST_BASE:
         assert base.num_parameters() == 335_131
     sr = base.upscale(torch.rand(1, 3, 20, 24))
     assert sr.shape == (1, 3, 80, 96)
