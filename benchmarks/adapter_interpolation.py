@@ -4,15 +4,18 @@
 
 Tunes one adapter per end quality by recipes/tune_prompts.py, under equal seed, images, steps and
 rate, and measures the interpolated parameters, ``(1 - t) * first + t * second``, on validation
-images at every quality. Adapters that are in --work already are used again.
+images at every quality. Adapters and scores that are in --work already are used again: take another
+folder for other options.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from common import parser, write
 
 from ucip_adapt import ArrayCache, evaluate_sets, interpolate, load, load_eval_set, parse_settings
 from ucip_adapt.assets import ALIASES
-from ucip_adapt.evaluation import bicubic, network_upscaler
+from ucip_adapt.evaluation import Upscale, bicubic, network_upscaler
 from ucip_adapt.models import UCIP
 from ucip_adapt.upscaler import Upscaler
 
@@ -49,11 +52,31 @@ def tune(options: argparse.Namespace, quality: int, folder: Path) -> None:
     )
 
 
-def restorer(model: Upscaler) -> Any:  # noqa: ANN401 - a function between 8-bit images
+def restorer(model: Upscaler) -> Upscale:
     """The network of a model, as its base applies it, for 8-bit images."""
     network = model.network
     base = network if isinstance(network, UCIP) else network.get_base_model()
     return network_upscaler(base.upscale, torch.device("cpu"))
+
+
+def measured(
+    options: argparse.Namespace, name: str, make: Callable[[], Upscale]
+) -> list[dict[str, Any]]:
+    """A method's scores; those that are in --work already are read from there."""
+    file = options.work / f"{name}.json"
+    if not file.is_file():
+        rows = evaluate_sets(
+            {name: make()},
+            [load_eval_set(options.evaluate_on, limit=options.max_eval_images)],
+            parse_settings(options.codec, tuple(options.qualities)),
+            ["y-c4"],
+            cache=ArrayCache(options.work / "cache"),
+        )
+        file.write_text(json.dumps([row.to_dict() for row in rows]), encoding="utf-8")
+        sys.stdout.write(f"measured {name}\n")
+        sys.stdout.flush()
+    found: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    return found
 
 
 def main() -> None:
@@ -76,29 +99,23 @@ def main() -> None:
     options_of.add_argument("--work", type=Path, default=Path("runs/adapter_interpolation"))
     options = options_of.parse_args()
     torch.set_num_threads(options.threads)
-    clock = time.process_time()
     first, second = folders = tuple(options.work / f"{options.codec}-{q}" for q in options.ends)
     for quality, folder in zip(options.ends, folders, strict=True):
         if not (folder / "adapter_model.safetensors").is_file():
             tune(options, quality, folder)
     base = load(base=options.base)
-    methods = {"bicubic": bicubic, "base": restorer(base)}
-    methods |= {f"t={t:g}": restorer(interpolate(first, second, t)) for t in options.ts}
-    rows = evaluate_sets(
-        methods,
-        [load_eval_set(options.evaluate_on, limit=options.max_eval_images)],
-        parse_settings(options.codec, tuple(options.qualities)),
-        ["y-c4"],
-        cache=ArrayCache(options.work / "cache"),
-        progress=True,
-    )
+    methods = {"bicubic": lambda: bicubic, "base": lambda: restorer(base)}
+    methods |= {
+        f"t={t:g}": partial(lambda t: restorer(interpolate(first, second, t)), t)
+        for t in options.ts
+    }
+    rows = [row for name, make in methods.items() for row in measured(options, name, make)]
     options.work = options.work.name
     network = base.network
     scores = {
         "base": ALIASES.get(options.base, options.base),
         "base_fingerprint": network.fingerprint,
-        "rows": [row.to_dict() for row in rows],
-        "cpu_seconds_of_evaluation": round(time.process_time() - clock, 1),
+        "rows": rows,
     }
     write(options, scores)
 

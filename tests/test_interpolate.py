@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
+import json
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -168,3 +170,18 @@ def test_the_code_of_the_page_runs(
     scope: dict[str, object] = {}
     for block in code:
         exec(block, scope)  # noqa: S102
+
+
+def test_the_table_of_the_page_is_fresh(repo_root: Path) -> None:
+    path = repo_root / "docs" / "make_interpolation.py"
+    spec = importlib.util.spec_from_file_location("make_interpolation", path)
+    maker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(maker)
+    page = maker.PAGE.read_text(encoding="utf-8")
+    assert maker.fill(page) == page, "run python docs/make_interpolation.py"
+    assert "| webp 10 | " in page
+    assert maker.PLOT.stat().st_size < 150_000
+    # The gains are differences to the base at the same quality.
+    record = json.loads(maker.RESULTS.read_text(encoding="utf-8"))
+    rows = {(r["method"], r["quality"]): r["psnr_db"] for r in record["scores"]["rows"]}
+    assert f"{rows['t=0', 40] - rows['base', 40]:+.3f}" in page
