@@ -12,8 +12,9 @@ was chosen, a base without an adapter counting as one; it depends on the adapter
 from __future__ import annotations
 
 import argparse
+import io
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 from tqdm import tqdm
 
 from ucip_adapt.assets import shipped_adapters
@@ -45,6 +47,54 @@ STREAMS = ("hevc-x265", "tiny-elic", "tiny-mse", "tiny-perceptual")
 UNKNOWN_TO_IT = {"tiny-mse", "tiny-perceptual"}
 SAME = {"hevc-x265": "heic"}
 OFF_GRID = (3, 5)  # rows and columns cut off
+
+
+def saved(rgb: NDArray[np.uint8], kind: str, **options: Any) -> NDArray[np.uint8]:  # noqa: ANN401 - Pillow's
+    """What Pillow makes of an image with other options than the package's."""
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, kind, **options)
+    with Image.open(buffer) as image:
+        return np.array(image.convert("RGB"))
+
+
+def smaller(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Nine tenths of the size."""
+    height, width = rgb.shape[:2]
+    size = (round(0.9 * width), round(0.9 * height))
+    return np.array(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
+
+
+def sharper(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """As an editor sharpens."""
+    return np.array(Image.fromarray(rgb).filter(ImageFilter.UnsharpMask(1, 80, 0)))
+
+
+# What users may have: other options of the same encoders, and pictures that were changed after they
+# were decoded. With the codec that came last; of every second picture.
+UNLIKE: dict[str, tuple[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]]] = {
+    "jpeg 20, full chroma": ("jpeg", lambda x: saved(x, "JPEG", quality=20, subsampling=0)),
+    "webp 20, fastest": ("webp", lambda x: saved(x, "WEBP", quality=20, method=0)),
+    "webp 20, sharp chroma": ("webp", lambda x: saved(x, "WEBP", quality=20, use_sharp_yuv=True)),
+    "avif 39, full chroma": ("avif", lambda x: saved(x, "AVIF", quality=39, subsampling="4:4:4")),
+    "avif 39, fastest": ("avif", lambda x: saved(x, "AVIF", quality=39, speed=10)),
+    "jpeg2000 at 1 to 25": (
+        "jpeg2000",
+        lambda x: saved(x, "JPEG2000", quality_layers=[25], irreversible=True, mct=1),
+    ),
+    "jpeg 20, then webp 20": ("webp", lambda x: coded(coded(x, "jpeg", 20), "webp", 20)),
+    "webp 20, then jpeg 90": ("jpeg", lambda x: coded(coded(x, "webp", 20), "jpeg", 90)),
+    "jpeg 20, sharpened": ("jpeg", lambda x: sharper(coded(x, "jpeg", 20))),
+    "webp 20, sharpened": ("webp", lambda x: sharper(coded(x, "webp", 20))),
+    "jpeg 20, at nine tenths": ("jpeg", lambda x: smaller(coded(x, "jpeg", 20))),
+    "webp 20, at nine tenths": ("webp", lambda x: smaller(coded(x, "webp", 20))),
+    "clean, at nine tenths": ("none", smaller),
+    "clean, sharpened": ("none", sharper),
+}
+
+
+def coded(rgb: NDArray[np.uint8], name: str, quality: int) -> NDArray[np.uint8]:
+    """A codec of the package at a quality."""
+    return CODECS[name].roundtrip(rgb, quality).pixels
 
 
 @dataclass(frozen=True)
@@ -106,8 +156,9 @@ def by_pixels(pixels: NDArray[np.uint8]) -> dict[str, Any]:
 
 
 def adapter_for(codec: str | None, base: str | None) -> str | None:
-    """Which adapter a codec that is known for sure leads to."""
-    return choose_adapter("auto", Detection(codec, None, ""), base=base).adapter
+    """Which adapter a codec that is known for sure leads to; "none" leads to none."""
+    known = None if codec == "none" else codec
+    return choose_adapter("auto", Detection(known, None, ""), base=base).adapter
 
 
 class Losses:
@@ -134,6 +185,7 @@ def summarise_pixels(rows: list[dict[str, Any]]) -> dict[str, Any]:
     gaps = [abs(r["quality"] - r["asked"]) for r in right if r["asked"] and r["quality"]]
     outcomes = [row["said"] or "unknown" for row in rows]
     return {
+        "truth": rows[0]["truth"],
         "pictures": len(rows),
         "right": len(right),
         "wrong": len(said) - len(right),
@@ -172,7 +224,7 @@ def main() -> None:
         if case.quality == middle:
             cut = case.pixels[OFF_GRID[0] :, OFF_GRID[1] :]
             pixels.setdefault(f"{key} cropped", []).append({**about, **by_pixels(cut)})
-        if case.codec not in IN_FILES and case.codec not in shipped_adapters():
+        if case.codec not in {"none", *IN_FILES, *shipped_adapters()}:
             continue
         right = adapter_for(case.codec, options.base)
         row: dict[str, Any] = {"codec": case.codec, "quality": case.quality}
@@ -180,11 +232,15 @@ def main() -> None:
             found = by_container(case)
             container.setdefault(key, []).append(found)
             row["container"] = losses.of(case, adapter_for(found["codec"], options.base), right)
-        said = seen["said"] if seen["said"] != "none" else None
-        row["pixels"] = losses.of(case, adapter_for(said, options.base), right)
+        row["pixels"] = losses.of(case, adapter_for(seen["said"], options.base), right)
         if options.with_base:
             row["base"] = losses.of(case, None, right)
         lost.append(row)
+    unlike: dict[str, list[dict[str, Any]]] = {}
+    for image in images[::2]:
+        for name, (truth, make) in UNLIKE.items():
+            row = {"truth": truth, "asked": None, **by_pixels(make(image.lr))}
+            unlike.setdefault(name, []).append(row)
     times = [row["cpu_seconds"] for rows in pixels.values() for row in rows]
     write_results(
         options.out,
@@ -204,6 +260,7 @@ def main() -> None:
             "scores": {
                 "container": {key: container_row(key, rows) for key, rows in container.items()},
                 "pixels": {key: summarise_pixels(rows) for key, rows in pixels.items()},
+                "unlike": {name: summarise_pixels(rows) for name, rows in unlike.items()},
                 "loss_db": loss_rows(lost),
                 "cpu_seconds": {"median": round(median(times), 4), "most": round(max(times), 4)},
             },

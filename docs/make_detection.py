@@ -27,8 +27,8 @@ def read(name: str = "detection.json") -> Any:  # noqa: ANN401 - JSON
 
 
 def share(part: float, whole: float) -> str:
-    """A percentage, a dash of nothing."""
-    return f"{100 * part / whole:.0f} %" if whole else "-"
+    """A percentage to three digits, a dash of nothing."""
+    return f"{100 * part / whole:.3g} %" if whole else "-"
 
 
 def or_dash(value: float | None) -> str:
@@ -122,6 +122,28 @@ def summary() -> str:
     return "\n".join(lines)
 
 
+def unlike() -> str:
+    """What is said of pictures that it was not trained on."""
+    lines = [
+        "| pictures | count | codec that came last | right | wrong | unknown | said instead |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in read()["scores"]["unlike"].items():
+        count, truth = row["pictures"], row["truth"]
+        others = [
+            f"{said.replace('none', 'no codec')} {times}"
+            for said, times in row["said"].items()
+            if said not in {truth, UNKNOWN}
+        ]
+        lines.append(
+            f"| {name} | {count} | {truth.replace('none', 'no codec')} "
+            f"| {share(row['right'], count)} | {share(row['wrong'], count)} "
+            f"| {share(row['unknown'], count)} "
+            f"| {', '.join(others) or '-'} |"
+        )
+    return "\n".join(lines)
+
+
 def loss() -> str:
     """What choosing by each way costs against choosing right."""
     lines = [
@@ -131,7 +153,7 @@ def loss() -> str:
     for row in read()["scores"]["loss_db"]:
         file, seen, base = row["container"], row["pixels"], row["base"]
         lines.append(
-            f"| {row['codec']} | {row['count']} "
+            f"| {row['codec'].replace('none', 'clean')} | {row['count']} "
             f"| {'-' if file is None else format(file['mean'], '.4f')} | {seen['mean']:.4f} "
             f"| {seen['worst']:.3f} | {seen['differ']} "
             f"| {'-' if base is None else format(base['mean'], '.4f')} |"
@@ -145,6 +167,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "summary": summary,
     "confusion": confusion,
     "pixels": pixels,
+    "unlike": unlike,
     "loss": loss,
 }
 

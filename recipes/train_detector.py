@@ -8,7 +8,9 @@ what was measured is kept in OUTPUT_DIR/features, and taken from there the next 
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ucip_adapt.assets import image_folder
 from ucip_adapt.codecs import get_codec
+from ucip_adapt.codecs.pillow import PillowCodec
 from ucip_adapt.config import option, run_recipe
 from ucip_adapt.data import ArrayCache, Setting, bicubic_down4, default_cache_dir, list_images
 from ucip_adapt.data.degrade import compress_lr, read_gt, require_codec
@@ -45,6 +49,9 @@ CODECS: dict[str, dict[str, tuple[int, ...]]] = {
 }
 NAMES = tuple(CODECS)
 RANGES = {name: (min(own[name]), max(own[name])) for name, own in CODECS.items() if own}
+FULL_CHROMA = {"jpeg": 0, "avif": "4:4:4"}
+RESIZED = ("jpeg", "webp", "avif", "jpeg2000")
+STRANGERS = ("tiny-mse", "tiny-msssim")
 LUMA = np.array([0.299, 0.587, 0.114])
 
 
@@ -122,8 +129,49 @@ def measure(path: Path, seed: int, cache: ArrayCache) -> dict[str, NDArray[Any]]
                 continue
             pixels = get_codec(codec).roundtrip(detail, quality).pixels
             found.append((look(pixels, random), output, level_of(name, codec, quality)))
+    for pixels, name in changed(reduced, random):
+        found.append((look(pixels, random), NAMES.index(name), np.nan))
     features, outputs, levels = zip(*found, strict=True)
     return {"features": np.stack(features), "codec": np.array(outputs), "level": np.array(levels)}
+
+
+def changed(
+    image: NDArray[np.uint8], random: np.random.Generator
+) -> Iterator[tuple[NDArray[np.uint8], str]]:
+    """Full chroma, sharpened, resized, and codecs that have no output; each with its output.
+
+    What was resized has lost its grid, and no adapter was tuned for it: it counts as no known
+    codec. What was only sharpened still counts as its codec.
+    """
+    for name in FULL_CHROMA:
+        codec = get_codec(name)
+        if name in NAMES and isinstance(codec, PillowCodec):
+            options = {**dict(codec.options), "subsampling": FULL_CHROMA[name]}
+            other = dataclasses.replace(codec, options=tuple(options.items()))
+            yield other.roundtrip(image, int(random.choice(CODECS[name][name]))).pixels, name
+    for name in ("jpeg", "webp"):
+        quality = int(random.choice(CODECS[name][name]))
+        yield sharpened(get_codec(name).roundtrip(image, quality).pixels), name
+    yield sharpened(image), "none"
+    yield resized(image, random), "none"
+    for name in random.permutation([name for name in RESIZED if name in NAMES])[:3].tolist():
+        quality = int(random.choice(CODECS[name][name]))
+        yield resized(get_codec(name).roundtrip(image, quality).pixels, random), "none"
+    for name in STRANGERS:
+        codec = get_codec(name)
+        yield codec.roundtrip(image, int(random.choice(codec.spec.qualities))).pixels, "none"
+
+
+def sharpened(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """As an editor does it."""
+    return np.array(Image.fromarray(image).filter(ImageFilter.UnsharpMask(1, 80, 0)))
+
+
+def resized(image: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    """Between 0.6 and 1.6 times as large, but never nearly as large as before."""
+    factor = float(random.choice([random.uniform(0.6, 0.95), random.uniform(1.05, 1.6)]))
+    size = (round(factor * image.shape[1]), round(factor * image.shape[0]))
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
 def level_of(name: str, codec: str, quality: int) -> float:

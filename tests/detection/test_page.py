@@ -38,7 +38,8 @@ def test_the_measurement_is_large_enough_and_adds_up(maker):
     assert config["pictures"] >= 40
     assert len(config["in_files"]) == 6
     assert len(scores["container"]) == 18
-    for key, row in scores["pixels"].items():
+    assert len(scores["unlike"]) > 10
+    for key, row in (scores["pixels"] | scores["unlike"]).items():
         assert row["right"] + row["wrong"] + row["unknown"] == row["pictures"], key
         assert sum(row["said"].values()) == row["pictures"]
     assert all(row["right"] == row["pictures"] for row in scores["container"].values())
