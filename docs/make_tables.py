@@ -16,12 +16,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ucip_adapt.experiments.bases import gains_by_slot
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 PAGES = (
     ROOT / "README.md",
     ROOT / "adapters/README.md",
     ROOT / "docs/codecs.md",
+    ROOT / "docs/first_base.md",
     ROOT / "docs/large_images.md",
 )
 SETS = ("Set5", "Set14", "BSD100")
@@ -78,6 +81,11 @@ def base_jpeg() -> str:
         f"| mean gain | | | {fmean(gains['whole']):+.3f} | {fmean(gains['base']):+.3f} | |"
     )
     return "\n".join(lines)
+
+
+def base_slots() -> str:
+    """Gain of the newest base over bicubic by slot of its suite, beside its twin."""
+    return gains_by_slot(read("base_suite.json"), RESULTS / "paper.json").markdown()
 
 
 def webp_methods() -> str:
@@ -238,6 +246,7 @@ def large_images() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "adapters": adapters,
     "base_jpeg": base_jpeg,
+    "base_slots": base_slots,
     "large_images": large_images,
     "matched_rates": matched_rates,
     "codecs_set14": codecs_set14,

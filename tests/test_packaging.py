@@ -47,7 +47,13 @@ def test_every_requirement_has_a_lower_bound_and_a_pin_that_fits(
     project: dict, pins: dict[str, Version]
 ) -> None:
     assert len(requirements(project)) > 15
+    # Gradio wants an older Pillow than the one whose encoders the results were made with.
+    unpinned = {line.name for line in requirements(project)} & {"gradio"}
+    assert not unpinned & pins.keys()
     for requirement in requirements(project):
+        if requirement.name in unpinned:
+            assert [part.operator for part in requirement.specifier] == [">="], requirement
+            continue
         assert [part.operator for part in requirement.specifier] == [">="], requirement
         assert pins[canonicalize_name(requirement.name)] in requirement.specifier, requirement
 

@@ -21,7 +21,11 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `ucip-adapt build-suite`."""
     add = parser.add_argument
-    add("--suite", metavar="NAME|FILE", help="ucsr, ucsr-open, ucsr-streams, webp, elic, or a file.toml.")
+    add(
+        "--suite",
+        metavar="NAME|FILE",
+        help="ucsr, ucsr-open, ucsr-streams, webp, elic, or a file.toml.",
+    )
     add("--hr", type=Path, metavar="DIR", help="High-resolution images; folders below count too.")
     add("--out", type=Path, required=True, metavar="DIR", help="Folder for the shards.")
     add(

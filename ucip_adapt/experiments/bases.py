@@ -220,4 +220,5 @@ def _paper_gain(found: _Rows, places: Sequence[_Place], paper: Path) -> str:
         for dataset, codec, quality in places
         if (dataset, quality) in theirs and ("bicubic", dataset, codec, quality) in found
     ]
-    return f"{fmean(gains):+.3f}" if gains else HOLE
+    # Only over the very same cells: a part of a benchmark is none of the paper's.
+    return f"{fmean(gains):+.3f}" if len(gains) == len(places) else HOLE
