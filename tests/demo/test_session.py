@@ -117,7 +117,7 @@ def test_an_adapter_may_be_a_folder_unless_strangers_choose(page, truth, tmp_pat
     own = page.restore(data, Wish("jpeg", 30, adapter=str(folder)))
     named = page.restore(data, Wish("jpeg", 30, adapter="webp"))
     np.testing.assert_array_equal(own.result.colour, named.result.colour)
-    with pytest.raises(ConfigError, match=r"unknown adapter .* Known: auto, none"):
+    with pytest.raises(ConfigError, match=r"unknown adapter .* Known: auto, "):
         Session(own_adapters=False).restore(data, Wish("jpeg", 30, adapter=str(folder)))
     assert page.adapters == ["auto", "none", *shipped_adapters()]
 
