@@ -88,6 +88,34 @@ def base_slots() -> str:
     return gains_by_slot(read("base_suite.json"), RESULTS / "paper.json").markdown()
 
 
+def webp20() -> str:
+    """Pictures compressed as WebP 20: bicubic, base, adapter, with time and memory of the run."""
+    record = read("webp20.json")
+    rows = [row for row in record["scores"]["rows"] if row["protocol"] == "y-c4"]
+    found = {(row["dataset"], row["method"]): row for row in rows}
+    images = {row["dataset"]: row["images"] for row in rows}
+    methods = ("bicubic", "base", "webp")
+    lines = [
+        "| pictures | bicubic | base | base with adapter `webp` |",
+        "|---|---|---|---|",
+    ]
+    for dataset, count in images.items():
+        scores = [found[dataset, method] for method in methods]
+        start = scores[0]["psnr_db"]
+        texts = [
+            f"{score['psnr_db']:.3f} ({score['psnr_db'] - start:+.3f}) / {score['ssim']:.4f}"
+            for score in scores
+        ]
+        lines.append(f"| {dataset}, {count} | {' | '.join(texts)} |")
+    seconds = record["seconds"]["evaluation"] / sum(images.values())
+    environment = record["environment"]
+    return "\n".join(lines) + (
+        f"\n\nPSNR in dB (gain over bicubic) / SSIM. Compressing, two networks and scoring took "
+        f"{seconds:.1f} s a picture on {environment['torch_threads']} thread "
+        f"of {environment['cpu']}, and {record['peak_memory_mib']:.0f} MiB at most."
+    )
+
+
 def webp_methods() -> str:
     """Every way of tuning: mean gain over the base by set, in SSIM, size, time."""
     record = read("webp_methods.json")
@@ -250,6 +278,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "large_images": large_images,
     "matched_rates": matched_rates,
     "codecs_set14": codecs_set14,
+    "webp20": webp20,
     "webp_methods": webp_methods,
     "webp_paper": webp_paper,
 }
