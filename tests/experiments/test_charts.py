@@ -62,5 +62,8 @@ def test_lines_stand_where_the_axes_say():
 
 
 def test_one_point_is_enough():
-    parse(draw_lines({"a": [(0, 0.0)]}, title="", x_label="", y_label=""))
-    parse(draw_marks([Mark("a", 10, 0.0, 0.0, 0.0, True)], title="", x_label="", y_label=""))
+    line = draw_lines({"alone": [(0, 0.0)]}, title="", x_label="", y_label="")
+    mark = draw_marks([Mark("alone", 10, 0.0, 0.0, 0.0, True)], title="", x_label="", y_label="")
+    for text in (line, mark):
+        assert "nan" not in text
+        assert "alone" in {t.text for t in parse(text).iter(NS + "text")}
