@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 
 from ucip_adapt.codecs.streams import REFERENCE, use_streams
 from ucip_adapt.config import option, run_recipe
@@ -37,6 +36,7 @@ from ucip_adapt.suites.read import open_suite
 from ucip_adapt.training.collective import finish_training
 from ucip_adapt.training.ema import EMA
 from ucip_adapt.training.guard import GuardedStep, check_finite
+from ucip_adapt.training.losses import LOSSES
 from ucip_adapt.training.options import TrainingOptions
 from ucip_adapt.training.results import run_record
 from ucip_adapt.training.run import (
@@ -198,6 +198,7 @@ def main(cfg: Options) -> dict[str, Any]:
     guard = GuardedStep(
         accelerator, optimizer, parameters, policy=cfg.nonfinite, max_grad_norm=cfg.max_grad_norm
     )
+    compute_loss = LOSSES[cfg.loss]
     clock.lap("data")
 
     def validate() -> dict[str, float]:
@@ -230,7 +231,7 @@ def main(cfg: Options) -> dict[str, Any]:
                 lq = batch["lq"].to(accelerator.device)
                 gt = batch["gt"].to(accelerator.device)
                 slot = batch["slot"].to(accelerator.device) if cfg.num_slots > 1 else None
-                loss = F.l1_loss(model(lq, slot).float(), gt)
+                loss = compute_loss(model(lq, slot).float(), gt)
                 guard.backward(loss, sample_ids=batch["index"].tolist())
                 if accelerator.sync_gradients and guard.step(step) and ema is not None:
                     ema.update(step)
@@ -238,16 +239,16 @@ def main(cfg: Options) -> dict[str, Any]:
                 continue
             step += 1
             bar.update()
-            l1 = guard.running_loss
-            bar.set_postfix(l1=f"{l1:.4f}", lr=f"{rate:.1e}", skipped=guard.skipped)
-            accelerator.log({"train_l1": guard.last_loss, "learning_rate": rate}, step=step)
+            loss_so_far = guard.running_loss
+            bar.set_postfix(loss=f"{loss_so_far:.4f}", lr=f"{rate:.1e}", skipped=guard.skipped)
+            accelerator.log({"train_loss": guard.last_loss, "learning_rate": rate}, step=step)
             if cfg.validation_steps and step % cfg.validation_steps == 0:
                 clock.lap("training")
                 scores = validate()
-                curve.append({"step": step, "train_l1": l1, **scores})
+                curve.append({"step": step, "train_loss": loss_so_far, **scores})
                 accelerator.log(scores, step=step)
                 gain = scores["val_gain_db"]
-                say(accelerator, f"step {step}: l1 {l1:.5f}, validation {gain:+.3f} dB")
+                say(accelerator, f"step {step}: loss {loss_so_far:.5f}, validation {gain:+.3f} dB")
                 clock.lap("validation")
             asked = stop.agreed(accelerator)
             if asked or (cfg.checkpointing_steps and step % cfg.checkpointing_steps == 0):
@@ -260,6 +261,8 @@ def main(cfg: Options) -> dict[str, Any]:
                 return {}
     clock.lap("training")
 
+    # What ships is measured in its own precision, whatever the training's was.
+    base = accelerator.unwrap_model(model, keep_fp32_wrapper=False, keep_torch_compile=False)
     if ema is not None:
         ema.write_back()
     check_finite(base.named_parameters(), what="no result is written: the trained weights")

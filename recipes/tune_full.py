@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 
 from ucip_adapt.assets import ALIASES
 from ucip_adapt.config import option, run_recipe
@@ -27,6 +26,7 @@ from ucip_adapt.models import UCIP
 from ucip_adapt.training.collective import finish_training
 from ucip_adapt.training.ema import EMA
 from ucip_adapt.training.guard import GuardedStep, check_finite
+from ucip_adapt.training.losses import LOSSES
 from ucip_adapt.training.options import TuningOptions
 from ucip_adapt.training.results import run_record
 from ucip_adapt.training.run import (
@@ -120,6 +120,7 @@ def main(cfg: Options) -> dict[str, Any]:
     guard = GuardedStep(
         accelerator, optimizer, parameters, policy=cfg.nonfinite, max_grad_norm=cfg.max_grad_norm
     )
+    compute_loss = LOSSES[cfg.loss]
     clock.lap("data")
 
     curve: list[dict[str, float]] = []
@@ -136,7 +137,7 @@ def main(cfg: Options) -> dict[str, Any]:
                 )
                 set_learning_rate(optimizer, now)
                 sr = model(batch["lq"].to(accelerator.device))
-                loss = F.l1_loss(sr.float(), batch["gt"].to(accelerator.device))
+                loss = compute_loss(sr.float(), batch["gt"].to(accelerator.device))
                 guard.backward(loss, sample_ids=batch["index"].tolist())
                 if accelerator.sync_gradients and guard.step(step) and ema is not None:
                     ema.update(step)
@@ -144,12 +145,12 @@ def main(cfg: Options) -> dict[str, Any]:
                 continue
             step += 1
             bar.update()
-            l1 = guard.running_loss
-            bar.set_postfix(l1=f"{l1:.4f}", lr=f"{now:.1e}", skipped=guard.skipped)
-            accelerator.log({"train_l1": guard.last_loss, "learning_rate": now}, step=step)
+            loss_so_far = guard.running_loss
+            bar.set_postfix(loss=f"{loss_so_far:.4f}", lr=f"{now:.1e}", skipped=guard.skipped)
+            accelerator.log({"train_loss": guard.last_loss, "learning_rate": now}, step=step)
             if cfg.validation_steps and step % cfg.validation_steps == 0:
                 clock.lap("training")
-                curve.append({"step": step, "train_l1": l1, **result.validate(validation)})
+                curve.append({"step": step, "train_loss": loss_so_far, **result.validate(validation)})
                 accelerator.log(curve[-1], step=step)
                 clock.lap("validation")
             asked = stop.agreed(accelerator)
@@ -161,6 +162,8 @@ def main(cfg: Options) -> dict[str, Any]:
                 return {}
     clock.lap("training")
 
+    # The tuned network is measured in the same precision as the base beside it.
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False, keep_torch_compile=False)
     if ema is not None:
         ema.write_back()
     check_finite(named, what="no result is written: the trained weights")

@@ -40,7 +40,7 @@ def record():
         row("bicubic", "hm", 47, 24.0),
         row("base", "hm", 47, 24.5),
     ]
-    curve = [{"step": 650, "val_gain_db": 0.4, "train_l1": 0.05}]
+    curve = [{"step": 650, "val_gain_db": 0.4, "train_loss": 0.05}]
     return {
         "parameters": {"stages": [{**STAGE, "max_train_steps": 1100}, STAGE]},
         "scores": {"rows": rows, "curve": curve},

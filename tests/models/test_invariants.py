@@ -94,6 +94,19 @@ def test_upscale_takes_the_window_from_the_configuration_or_the_call(lively):
         model.upscale(lq, window="all")
 
 
+@pytest.mark.parametrize("height_width_colour", [True, False])
+def test_blocks_see_pixels_whatever_the_memory_of_the_image(lively, height_width_colour):
+    """Of one (H, W, 3) array seen as (1, 3, H, W), a convolution makes planes if it is let."""
+    model, layouts = lively("nano"), []
+    model.blocks[0].register_forward_pre_hook(
+        lambda _, inputs: layouts.append(inputs[0].is_contiguous())
+    )
+    lq = torch.rand(9, 13, 3).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        model(lq if height_width_colour else lq.contiguous())
+    assert layouts == [True]
+
+
 def test_gradient_checkpointing_changes_no_gradient(lively):
     lq = torch.rand(1, 3, 6, 7)
 

@@ -120,7 +120,7 @@ class Run:
 
     @property
     def losses(self) -> list[float]:
-        return [values["train_l1"] for values in self.logs if "learning_rate" in values]
+        return [values["train_loss"] for values in self.logs if "learning_rate" in values]
 
     def bytes(self, name: str = "adapter_model.safetensors") -> bytes:
         return (self.folder / name).read_bytes()

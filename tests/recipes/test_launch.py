@@ -129,7 +129,7 @@ def result(folder, name="adapter_model.safetensors"):
     return read_results(folder / "results.json"), load_file(folder / name)
 
 
-def scalars(folder, tag="train_l1"):
+def scalars(folder, tag="train_loss"):
     """Values of a TensorBoard tag by step."""
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     events = accumulator.EventAccumulator(str(folder / "tensorboard" / "ucip_adapt")).Reload()

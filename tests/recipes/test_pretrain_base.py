@@ -141,11 +141,23 @@ def test_a_second_stage_starts_from_the_first_and_names_both(first, second):
 
 
 def first_loss(done, base):
-    """L1 of the base on the first crop of a run, by hand from the run's own loader."""
+    """-PSNR / 20 of the base on the first crops of a run, by hand from the run's own loader."""
     batch = done.batches[0]
     with torch.no_grad():
         sr = UCIP.from_pretrained(base)(batch["lq"])
-    return float((sr - batch["gt"]).abs().mean())
+    squared = (sr - batch["gt"]).numpy().astype("float64") ** 2
+    return float((np.log10(squared.mean(axis=(1, 2, 3))) / 2).mean())
+
+
+def test_l1_as_in_the_paper(run, first, tmp_path):
+    folder = str(first.folder)
+    done = run(
+        "pretrain_base", tmp_path / "out", loss="l1", pretrained_model_name_or_path=folder
+    )
+    batch = done.batches[0]
+    with torch.no_grad():
+        sr = UCIP.from_pretrained(folder)(batch["lq"])
+    assert done.losses[0] == pytest.approx(float((sr - batch["gt"]).abs().mean()), abs=1e-6)
 
 
 def test_another_prompt_design_is_no_second_stage(run, first, tmp_path):
@@ -329,6 +341,7 @@ def test_the_papers_settings(repo_root, recipes):
     assert (cfg.preset, cfg.prompt, cfg.num_prompts) == ("full", "dynamic", 8)
     assert (cfg.rate, cfg.lr_scheduler, cfg.lr_milestones) == (3e-4, "multistep", (200_000,))
     assert (cfg.max_train_steps, cfg.train_batch_size, cfg.patch_size) == (400_000, 32, 64)
+    assert cfg.loss == "l1"
     assert UCIP(UCIPConfig.preset(cfg.preset)).num_parameters() == 11_408_931
 
 

@@ -265,7 +265,7 @@ def test_r7_a_bad_step_is_skipped(run, bad_sample, tmp_path, accumulation):
     [point] = done.record["scores"]["curve"]
     assert point["step"] == 3, "a skipped step counts"
     first, _, last = done.losses
-    assert point["train_l1"] == pytest.approx(0.98 * first + 0.02 * last)
+    assert point["train_loss"] == pytest.approx(0.98 * first + 0.02 * last)
     for value in read_safetensors(done.bytes()).values():
         assert np.isfinite(value).all()
 

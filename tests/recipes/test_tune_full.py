@@ -66,6 +66,17 @@ def test_norms_and_biases_leave_the_rest_bit_for_bit(run, world, tuned, tmp_path
     assert "Only norms+biases were trained" in done.bytes("README.md").decode()
 
 
+def test_bf16_is_for_training_and_scores_are_of_float32(run, tmp_path):
+    """With a rate of 0 the tuned network is the base: equal to the last digit."""
+    done = run("tune_full", tmp_path / "out", mixed_precision="bf16", learning_rate=0.0)
+    by_method: dict[str, list[tuple[float, float]]] = {}
+    for row in done.record["scores"]["rows"]:
+        by_method.setdefault(row["method"], []).append((row["psnr_db"], row["ssim"]))
+    del by_method["bicubic"]
+    base, tuned = by_method.values()
+    assert base == tuned
+
+
 def test_norms_and_biases_are_no_row_of_the_table(run, tmp_path):
     with pytest.raises(ConfigError, match=r"--protocol v: norms\+biases is no row of Table 3"):
         run("tune_full", tmp_path / "out", trainable="norms+biases", protocol="v")

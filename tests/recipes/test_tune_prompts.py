@@ -223,7 +223,7 @@ def test_the_validation_curve_ends_at_the_final_score(tuned):
 def test_tensorboard_gets_every_step(tuned):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     events = accumulator.EventAccumulator(str(tuned.folder / "tensorboard" / "ucip_adapt")).Reload()
-    read = [(event.step, event.value) for event in events.Scalars("train_l1") if event.step]
+    read = [(event.step, event.value) for event in events.Scalars("train_loss") if event.step]
     losses = dict(enumerate(tuned.losses, start=1))
     assert len(losses) == STEPS
     for step, loss in losses.items():

@@ -7,7 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ucip_adapt.models.folding import is_plain, is_traced
+from ucip_adapt.models.depthwise import depthwise, is_depthwise
+from ucip_adapt.models.folding import is_plain, is_traced, needs_graph
 
 __all__ = ["add_convolved", "convolve", "modulate"]
 
@@ -174,6 +175,8 @@ class _AddConvolved(torch.autograd.Function):
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """``conv(x)``, which does not keep ``x`` for backward where the convolution is frozen.
 
+    Depth-wise convolutions take a quicker way backward on a CPU, see :mod:`.depthwise`.
+
     Args:
         conv: A convolution with a bias.
         x: Planes ``(B, C, H, W)``.
@@ -186,8 +189,10 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
         >>> convolve(conv, torch.zeros(1, 2, 5, 5)).shape
         torch.Size([1, 3, 3, 3])
     """
-    frozen = x.requires_grad and torch.is_grad_enabled() and not is_traced() and is_plain(conv)
-    if frozen and not any(parameter.requires_grad for parameter in conv.parameters()):
+    recorded = needs_graph(conv, x) and not is_traced() and is_plain(conv)
+    if recorded and x.device.type == "cpu" and is_depthwise(conv):
+        return depthwise(conv, x)
+    if recorded and not any(parameter.requires_grad for parameter in conv.parameters()):
         convolved: Tensor = _FrozenConvolution.apply(x, conv)  # type: ignore[no-untyped-call]
         return convolved
     return cast(Tensor, conv(x))

@@ -161,7 +161,7 @@ class TokenMixer(nn.Module):
         sampled = deform_sample_axes(source, offset, method=self.sampler)
         branches = [to_channels_last(part) for part in sampled]
         if self.local is not None:
-            branches.append(to_channels_last(self.local(source)))
+            branches.append(to_channels_last(convolve(self.local, source)))
         return branches
 
     def mapped(self, branches: Sequence[Tensor]) -> list[Tensor]:

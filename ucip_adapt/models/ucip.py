@@ -162,7 +162,9 @@ class UCIP(
                 "normalise by; UCIP.upscale repeats the edge of such small images"
             )
         shallow = self.embed(lq.contiguous(memory_format=torch.channels_last))
-        features = to_channels_last(shallow)
+        # A no-op, but for an image that is a permuted (H, W, 3) array: its batch stride makes the
+        # convolution write planes, and products into planes are a hundred times slower in oneDNN.
+        features = to_channels_last(shallow).contiguous()
         for block in self.blocks:
             features = self._run(block, features, slot)
         deep = convolve(self.conv_after_body, to_channels_first(self.norm(features))) + shallow

@@ -10,6 +10,7 @@ from typing import Literal
 from ucip_adapt.config import option
 from ucip_adapt.errors import ConfigError
 from ucip_adapt.training.guard import NonFinitePolicy
+from ucip_adapt.training.losses import Loss
 from ucip_adapt.training.schedule import Schedule
 
 __all__ = ["TrainingOptions", "TuningOptions"]
@@ -69,6 +70,9 @@ class TrainingOptions:
     )
     adam_beta1: float = option(0.9, "Adam's first decay.", minimum=0.0, maximum=1.0)
     adam_beta2: float = option(0.999, "Adam's second decay.", minimum=0.0, maximum=1.0)
+    loss: Loss = option(
+        "psnr", "What is made small: the error in dB, image by image, or l1 as in the paper."
+    )
     max_grad_norm: float | None = option(1.0, "Gradient clipping; none does not clip.")
     ema_decay: float | None = option(
         None, "Average the trained weights with this decay and keep the average.", maximum=1.0

@@ -63,6 +63,7 @@ _CRITICAL = (
     "lr_milestones",
     "max_train_steps",
     "ema_decay",
+    "loss",
     "mixed_precision",
     "matmul_precision",
     "seed",
