@@ -150,7 +150,9 @@ def main(cfg: Options) -> dict[str, Any]:
             accelerator.log({"train_loss": guard.last_loss, "learning_rate": now}, step=step)
             if cfg.validation_steps and step % cfg.validation_steps == 0:
                 clock.lap("training")
-                curve.append({"step": step, "train_loss": loss_so_far, **result.validate(validation)})
+                curve.append(
+                    {"step": step, "train_loss": loss_so_far, **result.validate(validation)}
+                )
                 accelerator.log(curve[-1], step=step)
                 clock.lap("validation")
             asked = stop.agreed(accelerator)

@@ -150,7 +150,8 @@ def test_forward_equals_the_reference(changes, size, lively, slow_sample):
         found = model(lq, slot)
         exact = model.double()(lq.double(), slot)
     assert expected.std() > 0.05
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+    # Values reach 5, where float32 has steps of 5e-7; which products a CPU fuses changes the rest.
+    torch.testing.assert_close(found.double(), expected, rtol=3e-6, atol=1e-5)
     torch.testing.assert_close(exact, expected, rtol=0, atol=1e-12)
 
 

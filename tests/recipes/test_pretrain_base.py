@@ -151,9 +151,7 @@ def first_loss(done, base):
 
 def test_l1_as_in_the_paper(run, first, tmp_path):
     folder = str(first.folder)
-    done = run(
-        "pretrain_base", tmp_path / "out", loss="l1", pretrained_model_name_or_path=folder
-    )
+    done = run("pretrain_base", tmp_path / "out", loss="l1", pretrained_model_name_or_path=folder)
     batch = done.batches[0]
     with torch.no_grad():
         sr = UCIP.from_pretrained(folder)(batch["lq"])

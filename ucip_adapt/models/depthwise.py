@@ -1,8 +1,9 @@
 """Depth-wise convolutions with a backward pass that is quick on a CPU.
 
-oneDNN has a quick way to the weight gradient of depth-wise kernels up to three taps wide; for five it
-takes more than ten times as long, and in bfloat16 four times that (``results/benchmarks/
-depthwise.json``). Two kernels of three columns hold all five, so their gradients are taken.
+oneDNN has a quick way to the weight gradient of depth-wise kernels up to three columns wide; for
+five columns it takes ten times as long, and in bfloat16 forty times
+(``results/benchmarks/depthwise.json``). Two kernels of three columns hold all five, so their
+gradients are taken.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["depthwise", "is_depthwise"]
+__all__ = ["depthwise", "is_depthwise", "pays"]
 
 _QUICK = 3
 """Columns of a kernel whose weight gradient oneDNN computes quickly."""
@@ -37,6 +38,20 @@ def is_depthwise(conv: nn.Conv2d) -> bool:
         and height % 2 == width % 2 == 1
         and conv.bias is not None
     )
+
+
+def pays(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether :func:`depthwise` is the quicker way to train a convolution on ``x``.
+
+    PyTorch's own is quicker for narrow kernels in float32, and was not compared on GPUs.
+
+    Example:
+        >>> conv = nn.Conv2d(4, 4, 5, padding=2, groups=4)
+        >>> pays(conv, torch.zeros(1, 4, 9, 9))
+        True
+    """
+    slow = conv.kernel_size[1] > _QUICK or torch.is_autocast_enabled("cpu")
+    return slow and x.device.type == "cpu" and is_depthwise(conv)
 
 
 def depthwise(conv: nn.Conv2d, x: Tensor) -> Tensor:

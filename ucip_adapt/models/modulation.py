@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ucip_adapt.models.depthwise import depthwise, is_depthwise
+from ucip_adapt.models.depthwise import depthwise, pays
 from ucip_adapt.models.folding import is_plain, is_traced, needs_graph
 
 __all__ = ["add_convolved", "convolve", "modulate"]
@@ -190,7 +190,7 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
         torch.Size([1, 3, 3, 3])
     """
     recorded = needs_graph(conv, x) and not is_traced() and is_plain(conv)
-    if recorded and x.device.type == "cpu" and is_depthwise(conv):
+    if recorded and pays(conv, x):
         return depthwise(conv, x)
     if recorded and not any(parameter.requires_grad for parameter in conv.parameters()):
         convolved: Tensor = _FrozenConvolution.apply(x, conv)  # type: ignore[no-untyped-call]

@@ -19,8 +19,8 @@ def psnr_loss(sr: Tensor, gt: Tensor) -> Tensor:
     """Minus the mean PSNR of images over 20: log10 of the root mean square error.
 
     The paper trains with L1 (Sec. 4.1), whose best answer, where a codec has left many possible,
-    is their median; that of a squared error, which PSNR measures, is their mean. The logarithm gives
-    every image the same say: a tenth less error counts as much in a smooth sky as in a meadow.
+    is their median; that of a squared error, which PSNR measures, is their mean. The logarithm
+    gives every image the same say: a tenth less error counts as much in a sky as in a meadow.
 
     Args:
         sr: Images, shape ``(B, 3, H, W)``, values in [0, 1].
