@@ -2,7 +2,7 @@
 
     python recipes/run_experiments.py --list
     python recipes/run_experiments.py --budget 90m --jobs 2 --data DATA
-    python recipes/run_experiments.py --only ucip-tiny-v2_webp_dpm_full_seed0 --data DATA
+    python recipes/run_experiments.py --only ucip-tiny-v3_webp_dpm_full_seed0 --data DATA
 
 ``recipes/experiments.toml`` says which cells there are. Each is trained and measured by the recipes
 beside this one, in runs/cells/<cell>, and ends as results/cells/<cell>.json. A run that is stopped

@@ -92,10 +92,10 @@ def test_no_shipped_image_is_found_in_a_benchmark(data_root: Path) -> None:
 
 
 def test_a_name_without_a_version_is_the_newest_base_and_older_ones_stay() -> None:
-    versions = ("ucip-tiny-v1", "ucip-tiny-v2", "ucip-tiny-noprompt-v1", "ucip-tiny-noprompt-v2")
-    assert set(versions) <= set(shipped_bases())
-    for kind in ("ucip-tiny", "ucip-tiny-noprompt"):
-        assert shipped_base_folder(kind) == ASSETS / "bases" / f"{kind}-v2"
+    kinds = ("ucip-tiny", "ucip-tiny-noprompt")
+    assert {f"{kind}-v{n}" for kind in kinds for n in (1, 2, 3)} <= set(shipped_bases())
+    for kind in kinds:
+        assert shipped_base_folder(kind) == ASSETS / "bases" / f"{kind}-v3"
     assert shipped_base_folder("ucip-tinny") is None
 
 

@@ -239,13 +239,13 @@ def test_the_experiments_of_the_repository() -> None:
                 (cell.base, cell.method) for cell in cells if cell.trained and cell.seed == seed
             )
             assert rows == [
-                ("ucip-tiny-noprompt-v2", "dpm"),
-                ("ucip-tiny-noprompt-v2", "dpm+offset"),
-                ("ucip-tiny-noprompt-v2", "everything"),
-                ("ucip-tiny-v2", "control"),
-                ("ucip-tiny-v2", "dpm"),
-                ("ucip-tiny-v2", "dpm+offset"),
-                ("ucip-tiny-v2", "everything"),
+                ("ucip-tiny-noprompt-v3", "dpm"),
+                ("ucip-tiny-noprompt-v3", "dpm+offset"),
+                ("ucip-tiny-noprompt-v3", "everything"),
+                ("ucip-tiny-v3", "control"),
+                ("ucip-tiny-v3", "dpm"),
+                ("ucip-tiny-v3", "dpm+offset"),
+                ("ucip-tiny-v3", "everything"),
             ]
         # Equal images, crops, order and steps.
         trained = [cell for cell in cells if cell.trained]

@@ -131,7 +131,7 @@ def test_the_licence_follows_the_images(record, folders, free):
         assert "CC BY-SA 4.0" in text
         assert ("Cloudinary" in text) == ("CID22" in folders)
         assert ("GB82" in text) == ("embedded" in folders)
-        assert "made from the base ucip-tiny-v2, whose licence and credits apply" in text
+        assert "made from the base ucip-tiny-v3, whose licence and credits apply" in text
     else:
         assert licence_id(record) == card.data.license == "other"
         assert "CC BY-SA" not in text
@@ -176,7 +176,7 @@ def test_the_adapters_card(record):
     assert card.data.to_dict() == {
         "license": "cc-by-sa-4.0",
         "library_name": "peft",
-        "base_model": "ucip-tiny-v2",
+        "base_model": "ucip-tiny-v3",
         "base_model_relation": "adapter",
         "pipeline_tag": "image-to-image",
         "tags": ["ucip", "compressed-image-super-resolution", "codec:webp", "adapter"],
@@ -214,7 +214,7 @@ def test_the_card_of_another_method(record, method):
     assert "adds 1,312 parameters to 335,131" in text
     assert f"| trained | {method}, blocks all: 1,312 parameters |" in text
     assert f"PEFT's {method}, beside row iv of Table 3" in text
-    assert 'PeftModel.from_pretrained(UCIP.from_pretrained("ucip-tiny-v2"), "path/' in text
+    assert 'PeftModel.from_pretrained(UCIP.from_pretrained("ucip-tiny-v3"), "path/' in text
     assert "load_prompt_adapter" not in text
 
 

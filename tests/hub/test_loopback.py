@@ -105,7 +105,7 @@ def test_one_call_loads_by_id_subfolder_and_from_the_cache(hub, client):
     )
     first = client(code=code)
     assert first.returncode == 0, first.stderr
-    assert first.stdout.split() == ["user/codecs", "ucip-tiny-v2"]
+    assert first.stdout.split() == ["user/codecs", "ucip-tiny-v3"]
     seen = len(hub.requests)
     again = client(code=code, HF_HUB_OFFLINE="1")
     assert again.returncode == 0, again.stderr

@@ -325,13 +325,13 @@ def test_the_base_is_found_by_its_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(assets, "_ROOT", tmp_path)
-    make_base().save_pretrained(tmp_path / "bases" / "ucip-tiny-v2")
+    make_base().save_pretrained(tmp_path / "bases" / "ucip-tiny-v3")
     model = add_prompt_adapter(UCIP.from_pretrained("ucip-tiny"), DynamicPromptConfig(codec="webp"))
     perturb(model)
     folder = save_prompt_adapter(model, tmp_path / "adapter")
     loaded = load_prompt_adapter(folder)
     # The version is recorded, not the name that will mean another base one day.
-    assert loaded.peft_config["default"].base_model_name_or_path == "ucip-tiny-v2"
+    assert loaded.peft_config["default"].base_model_name_or_path == "ucip-tiny-v3"
     assert torch.equal(_forward(loaded, lq), _forward(model, lq))
 
 

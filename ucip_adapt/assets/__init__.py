@@ -17,7 +17,7 @@ __all__ = [
 
 _ROOT = Path(__file__).parent
 
-ALIASES = {"ucip-tiny": "ucip-tiny-v2", "ucip-tiny-noprompt": "ucip-tiny-noprompt-v2"}
+ALIASES = {"ucip-tiny": "ucip-tiny-v3", "ucip-tiny-noprompt": "ucip-tiny-noprompt-v3"}
 """Names without a version mean the newest base of the kind."""
 
 
@@ -28,7 +28,7 @@ def shipped_bases() -> list[str]:
         Names with their version first, then those without.
 
     Example:
-        >>> "ucip-tiny-v2" in shipped_bases()
+        >>> "ucip-tiny-v3" in shipped_bases()
         True
     """
     folders = sorted(path.parent.name for path in _ROOT.glob("bases/*/config.json"))
@@ -46,7 +46,7 @@ def shipped_base_folder(name: str) -> Path | None:
 
     Example:
         >>> shipped_base_folder("ucip-tiny").name
-        'ucip-tiny-v2'
+        'ucip-tiny-v3'
     """
     if name not in shipped_bases():
         return None

@@ -2,8 +2,8 @@
 
 What is in a cell's name says all that its numbers depend on, so that a finished one is found again:
 
->>> Cell(codec="webp", method="dpm+offset", base="ucip-tiny-v2").id
-'ucip-tiny-v2_webp_dpm+offset_full_seed0'
+>>> Cell(codec="webp", method="dpm+offset", base="ucip-tiny-v3").id
+'ucip-tiny-v3_webp_dpm+offset_full_seed0'
 >>> Cell(codec="webp", method="lora:dpm", base="b", evaluate_on="validation", learning_rate=0.01).id
 'b_webp_lora-dpm_validation_rate-0.01_seed0'
 """
@@ -110,8 +110,8 @@ class Cell:
         validation_images: Number of validation images that the gain is a mean over.
 
     Example:
-        >>> Cell(codec="webp", method="base", base="ucip-tiny-v2").id
-        'ucip-tiny-v2_webp_base_full'
+        >>> Cell(codec="webp", method="base", base="ucip-tiny-v3").id
+        'ucip-tiny-v3_webp_base_full'
     """
 
     # A default does not show in the name of a cell: with another default, cells need other names.
@@ -236,7 +236,7 @@ def make_cell(values: Mapping[str, object], source: str) -> Cell:
         ConfigError: If a key, a name or a value is unknown, of the wrong type or out of range.
 
     Example:
-        >>> shared = {"codec": "webp", "base": "ucip-tiny-v2", "seed": 1}
+        >>> shared = {"codec": "webp", "base": "ucip-tiny-v3", "seed": 1}
         >>> make_cell({**shared, "method": "bicubic"}, "here").id
         'webp_bicubic_full'
     """

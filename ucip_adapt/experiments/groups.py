@@ -6,7 +6,7 @@ group:
 
 >>> text = '''
 ... [defaults]
-... base = "ucip-tiny-v2"
+... base = "ucip-tiny-v3"
 ... [groups.table3-webp]
 ... priority = 20
 ... codec = "webp"
@@ -14,7 +14,7 @@ group:
 ... matrix = [{ method = "base" }, { method = ["dpm", "everything"], seed = [0, 1] }]
 ... '''
 >>> [cell.id for cell in read_groups(text, "here")["table3-webp"].cells][:2]
-['ucip-tiny-v2_webp_base_full', 'ucip-tiny-v2_webp_dpm_full_rate-0.01_seed0']
+['ucip-tiny-v3_webp_base_full', 'ucip-tiny-v3_webp_dpm_full_rate-0.01_seed0']
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def planned_config(cell: Cell) -> dict[str, Any]:
             may not be here yet.
 
     Example:
-        >>> planned_config(Cell("webp", "everything", "ucip-tiny-noprompt-v2"))["protocol"]
+        >>> planned_config(Cell("webp", "everything", "ucip-tiny-noprompt-v3"))["protocol"]
         'iii'
     """
     kind = "prompt-free" if "noprompt" in (cell.base or "") else "prompted"

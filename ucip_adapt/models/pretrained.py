@@ -65,8 +65,8 @@ def locate_base(
         BaseFormatError: If the Hub does not have it or cannot be reached.
 
     Example:
-        >>> locate_base("ucip-tiny-v2").name
-        'ucip-tiny-v2'
+        >>> locate_base("ucip-tiny-v3").name
+        'ucip-tiny-v3'
     """
     shipped = shipped_base_folder(name)
     if shipped is not None:

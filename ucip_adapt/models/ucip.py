@@ -253,7 +253,7 @@ class UCIP(
         """Load a base network: a shipped name, else a local folder, else a Hub repository.
 
         Args:
-            pretrained_model_name_or_path: ``"ucip-tiny-v2"``, ``"path/to/folder"`` or
+            pretrained_model_name_or_path: ``"ucip-tiny-v3"``, ``"path/to/folder"`` or
                 ``"user/repository"``.
             revision: Branch, tag or commit on the Hub.
             cache_dir: Folder of the Hub's cache.
