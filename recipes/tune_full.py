@@ -197,6 +197,8 @@ def main(cfg: Options) -> dict[str, Any]:
         if cfg.push_to_hub:
             push_folder(cfg.output_dir, cfg.hub_model_id, default_name=f"ucip-{cfg.codec}-full")
     finish_training(accelerator)
+    if caution := result.caution(rows):
+        say(accelerator, caution)
     say(
         accelerator,
         f"wrote {cfg.output_dir}: model.safetensors, README.md, results.json, before_after.png; "

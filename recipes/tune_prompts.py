@@ -235,6 +235,8 @@ def main(cfg: Options) -> dict[str, Any]:
         if cfg.push_to_hub:
             push_folder(cfg.output_dir, cfg.hub_model_id, default_name=f"ucip-{cfg.codec}")
     finish_training(accelerator)
+    if caution := result.caution(rows):
+        say(accelerator, caution)
     size = record["parameters"].get("adapter_bytes", 0)
     say(
         accelerator,

@@ -75,6 +75,18 @@ def test_bf16_is_for_training_and_scores_are_of_float32(run, tmp_path):
     del by_method["bicubic"]
     base, tuned = by_method.values()
     assert base == tuned
+    assert done.lines[-2].startswith("note       on validation the base alone is at least as good")
+    assert done.lines[-1].startswith("wrote ")
+
+
+def test_there_is_no_note_where_tuning_helped(tuned):
+    rows = tuned.record["scores"]["rows"]
+    psnr = {
+        method: [row["psnr_db"] for row in rows if row["method"] == method]
+        for method in ("base", "full")
+    }
+    assert sum(psnr["full"]) > sum(psnr["base"])
+    assert not any(line.startswith("note") for line in tuned.lines)
 
 
 def test_norms_and_biases_are_no_row_of_the_table(run, tmp_path):

@@ -186,6 +186,20 @@ class Adaptation:
         methods: Mapping[str, Upscale] = self.methods()
         comparison_picture(path, image, lq, methods, title=f"input\n{setting}")
 
+    def caution(self, rows: Sequence[ScoreRow]) -> str:
+        """A line that names the sets on which the base alone is at least as good; else empty."""
+        behind = []
+        for dataset in dict.fromkeys(row.dataset for row in rows if row.images):
+            own = [row for row in rows if row.dataset == dataset and row.images]
+            if mean_psnr(own, self.label) <= mean_psnr(own, "base"):
+                behind.append(dataset)
+        if not behind:
+            return ""
+        return (
+            f"note       on {', '.join(behind)} the base alone is at least as good: use it without "
+            "what was trained here, or try more steps, more images or a lower --learning_rate"
+        )
+
     def gain_line(self, rows: Sequence[ScoreRow]) -> str:
         """One phrase: what tuning gained, per set."""
         phrases = []
