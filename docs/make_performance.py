@@ -26,6 +26,7 @@ FILES = (
     *MEMORY,
     "profile.json",
     "training_step.json",
+    "depthwise.json",
     "tuning_full.json",
     "data_loading.json",
     *EXPORTS,
@@ -117,6 +118,20 @@ def samplers() -> str:
             f"| {name} | {row['cpu_seconds']:.3f} | {row['steps_per_second']:.2f} "
             f"| {row['ratio']:.2f} | {kept} |"
         )
+    return "\n".join(lines)
+
+
+def depthwise() -> str:
+    """Gradients of one depth-wise convolution, PyTorch's own way and ours."""
+    lines = ["| kernel, precision | PyTorch, ms | ours, ms | ours / PyTorch |", "|---|---|---|---|"]
+    found = read("depthwise.json")["scores"]["gradients"]
+    for name, row in found.items():
+        case, _, whose = name.rpartition(" ")
+        if whose == "ours":
+            own, other = (
+                1000 * found[f"{case} {who}"]["cpu_seconds"] for who in ("ours", "pytorch")
+            )
+            lines.append(f"| {case} | {other:.2f} | {own:.2f} | {row['ratio']:.2f} |")
     return "\n".join(lines)
 
 
@@ -215,6 +230,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "memory": memory,
     "profile": profile,
     "samplers": samplers,
+    "depthwise": depthwise,
     "tuning": tuning,
     "exports": exports,
     "loading": loading,

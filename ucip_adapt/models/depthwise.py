@@ -1,7 +1,7 @@
 """Depth-wise convolutions with a backward pass that is quick on a CPU.
 
-oneDNN has a quick way to the weight gradient of depth-wise kernels up to three columns wide; for
-five columns it takes ten times as long, and in bfloat16 forty times
+oneDNN has a quick way to the weight gradient of depth-wise kernels up to three columns wide. All
+gradients of a 5 x 5 take three times as long as those of a 5 x 3, and eight times in bfloat16
 (``results/benchmarks/depthwise.json``). Two kernels of three columns hold all five, so their
 gradients are taken.
 """
