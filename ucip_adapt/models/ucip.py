@@ -163,7 +163,7 @@ class UCIP(
             )
         shallow = self.embed(lq.contiguous(memory_format=torch.channels_last))
         # A no-op, but for an image that is a permuted (H, W, 3) array: its batch stride makes the
-        # convolution write planes, and products into planes are a hundred times slower in oneDNN.
+        # convolution write planes, and oneDNN may have only its slow reference product into planes.
         features = to_channels_last(shallow).contiguous()
         for block in self.blocks:
             features = self._run(block, features, slot)
