@@ -11,7 +11,7 @@ from torch import Tensor
 from ucip_adapt import UCIP, UCIPConfig
 from ucip_adapt.assets import image_folder
 from ucip_adapt.models import bicubic_x4
-from ucip_adapt.models.upsampler import UpsamplingHead
+from ucip_adapt.models.upsampler import HEAD_HALO, UpsamplingHead, head_rows
 
 
 def pillow_float(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -123,3 +123,45 @@ def test_head_equals_enlarging_and_convolving(monkeypatch):
     gradients = torch.autograd.grad((found * weight).sum(), leaves)
     for a, b in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("batch", "height", "width"), [(1, 55, 400), (1, 96, 400), (1, 97, 400), (2, 200, 81)]
+)
+def test_head_goes_over_strips_where_no_graph_is_recorded(monkeypatch, batch, height, width):
+    torch.manual_seed(0)
+    head = UpsamplingHead(dim=6, head_dim=4).double()
+    features = torch.randn(batch, height, width, 6, dtype=torch.float64).permute(0, 3, 1, 2)
+    expected = head._enlarge(features)
+    sizes: list[int] = []
+    enlarge = head._enlarge
+
+    def watched(strip: Tensor) -> Tensor:
+        sizes.append(strip.shape[2])
+        return enlarge(strip)
+
+    # On the class: on the instance the head would no longer be plain.
+    monkeypatch.setattr(UpsamplingHead, "_enlarge", lambda _, strip: watched(strip))
+    with torch.no_grad():
+        found = head(features)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    rows = head_rows(batch, width)
+    assert len(sizes) > 1
+    assert max(sizes) <= rows + 2 * HEAD_HALO
+    # No pixel is made more often than the halo wants.
+    assert sum(sizes) <= height + 2 * HEAD_HALO * (len(sizes) - 1)
+
+
+def test_head_takes_the_whole_where_somebody_watches_or_learns():
+    torch.manual_seed(0)
+    head = UpsamplingHead(dim=6, head_dim=4)
+    features = torch.randn(1, 6, 100, 400)
+    head(features).sum().backward()
+    seen: list[tuple[int, ...]] = []
+    handle = head.conv_hr.register_forward_hook(lambda *call: seen.append(call[2].shape))
+    with torch.no_grad():
+        head(features)
+    handle.remove()
+    assert seen == [(1, 4, 400, 1600)]
+    assert head.conv_hr.weight.grad is not None

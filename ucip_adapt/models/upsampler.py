@@ -8,9 +8,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ucip_adapt.models.folding import is_plain
+from ucip_adapt.models.folding import is_plain, is_traced, needs_graph
 
-__all__ = ["UpsamplingHead", "bicubic_x4"]
+__all__ = ["HEAD_HALO", "UpsamplingHead", "bicubic_x4", "head_rows"]
+
+HEAD_HALO = 3
+"""Rows of features above and below that the rows of an image made by the head depend on: one each
+for the convolutions at x1 and x2, half a row for the next, a quarter each for the last two."""
+
+_STRIP_PIXELS = 16384
+_LEAST_ROWS = 48
+
+
+def head_rows(batch: int, width: int) -> int:
+    """Rows of features that go through the head at once where no graph is recorded.
+
+    Enough pixels that a strip costs no more time than the whole, and enough rows that the halo,
+    which is computed twice, stays an eighth of them.
+
+    Args:
+        batch: Images.
+        width: Columns of features.
+
+    Example:
+        >>> head_rows(1, 256), head_rows(1, 4000)
+        (64, 48)
+    """
+    return max(_STRIP_PIXELS // (batch * width), _LEAST_ROWS)
 
 
 class UpsamplingHead(nn.Module):
@@ -34,7 +58,26 @@ class UpsamplingHead(nn.Module):
         self.conv_last = nn.Conv2d(head_dim, 3, 3, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to an image ``(B, 3, 4H, 4W)``."""
+        """Map ``(B, C, H, W)`` to an image ``(B, 3, 4H, 4W)``.
+
+        Without a graph it goes over strips of rows, so that the features at x4, by far the largest
+        tensors of the network, never exist as a whole.
+        """
+        height = features.shape[2]
+        if is_traced() or needs_graph(self, features) or not is_plain(self):
+            return self._enlarge(features)
+        rows = head_rows(features.shape[0], features.shape[3])
+        if height <= rows + 2 * HEAD_HALO:
+            return self._enlarge(features)
+        strips = []
+        for first in range(0, height, rows):
+            last = min(first + rows, height)
+            above, below = min(HEAD_HALO, first), min(HEAD_HALO, height - last)
+            strip = self._enlarge(features[:, :, first - above : last + below])
+            strips.append(strip.narrow(2, 4 * above, 4 * (last - first)))
+        return torch.cat(strips, dim=2)
+
+    def _enlarge(self, features: Tensor) -> Tensor:
         # In place: these are the largest tensors of the network, and no convolution needs its
         # output.
         x = F.leaky_relu(self.conv_before_up(features), 0.01, inplace=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 __all__ = ["upscale_windows", "window_rows", "window_starts"]
 
-_BATCH_PIXELS = 20_000
+BATCH_PIXELS = 20_000
 """Pixels that go through the network at once; on one core 5,000 to 40,000 are equally fast, and
 more are slower."""
 
@@ -150,7 +150,7 @@ def window_rows(
     high, wide = min(window, height), min(window, width)
     tops, lefts = window_starts(height, high, stride), window_starts(width, wide, stride)
     places = [(top, left) for top in tops for left in lefts]
-    size = batch_size or max(_BATCH_PIXELS // (high * wide), 1)
+    size = batch_size or max(BATCH_PIXELS // (high * wide), 1)
     band: Tensor | None = None  # weighted sums from output row `done` on
     done = 0
     first = 0

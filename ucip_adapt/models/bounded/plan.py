@@ -8,6 +8,8 @@ from typing import Literal, get_args
 
 from ucip_adapt.errors import ConfigError, unknown_name
 from ucip_adapt.models.config import SCALE, UCIPConfig
+from ucip_adapt.models.upsampler import HEAD_HALO, head_rows
+from ucip_adapt.models.windows import BATCH_PIXELS
 
 __all__ = ["LargeMode", "LargePlan", "MemoryLimitError", "parse_memory", "plan_large"]
 
@@ -180,7 +182,7 @@ def plan_large(
     room = limit - output_bytes
     if mode == "tiles" or (mode == "auto" and (tile or config.window)):
         return _plan_tiles(config, height, width, room, output_bytes, mode, tile, itemsize)
-    whole = whole_bytes(config, height * width, itemsize)
+    whole = whole_bytes(config, 1, height, width, itemsize)
     if mode == "whole" or (mode == "auto" and whole <= room):
         if whole > room:
             raise MemoryLimitError(
@@ -192,11 +194,15 @@ def plan_large(
     return _plan_exact(config, height, width, room, output_bytes, itemsize)
 
 
-def whole_bytes(config: UCIPConfig, pixels: int, itemsize: int) -> int:
-    """Estimated peak of one forward pass over this many pixels."""
-    body = 9 * config.embed_dim + 2 * config.prompt_dim
-    head = 3 * config.embed_dim + 3 * SCALE**2 * config.head_dim
-    return _FIXED_BYTES + pixels * itemsize * max(body, head)
+def whole_bytes(config: UCIPConfig, batch: int, height: int, width: int, itemsize: int) -> int:
+    """Estimated peak of one forward pass without a graph over images of this size."""
+    pixels = batch * height * width
+    strip = batch * width * min(height, head_rows(batch, width) + 2 * HEAD_HALO)
+    body = 10 * config.embed_dim + 2 * config.prompt_dim
+    # Image and skip, and the strips beside what they are joined to.
+    around_head = 3 * config.embed_dim + 4 * 3 * SCALE**2
+    head = 3 * SCALE**2 * config.head_dim
+    return _FIXED_BYTES + itemsize * max(pixels * body, pixels * around_head + strip * head)
 
 
 def _row_bytes(config: UCIPConfig, itemsize: int) -> int:
@@ -273,7 +279,8 @@ def _plan_tiles(
         # A band of the output is added up in float32, grows, and is divided by its weights.
         high, wide = min(side, height), min(side, width)
         band = 5 * 3 * SCALE**2 * high * width * max(itemsize, 4)
-        return whole_bytes(config, max(high * wide, _STRIP_PIXELS), itemsize) + band
+        batch = max(BATCH_PIXELS // (high * wide), 1)
+        return whole_bytes(config, batch, high, wide, itemsize) + band
 
     configured = mode == "auto" and tile is None
     if configured and config.window is not None:
