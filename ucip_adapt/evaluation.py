@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ucip_adapt.codecs import Codec
+from ucip_adapt.codecs.base import short_name
 from ucip_adapt.codecs.streams import StoredCodec
 from ucip_adapt.data.benchmarks import EvalImage, EvalSet
 from ucip_adapt.data.bicubic import bicubic_up4
@@ -443,14 +444,14 @@ def summarise(rows: Sequence[ScoreRow], *, protocol: str = "y-c4", reference: st
     order = [reference, *(method for method in methods if method != reference)]
     # A long name widens its column; it must not run into the next one.
     first = max(14, *(len(row.dataset) + 2 for row in chosen))
-    second = max(10, *(len(f"{row.codec} {row.quality}") + 2 for row in chosen))
+    second = max(10, *(len(f"{short_name(row.codec)} {row.quality}") + 2 for row in chosen))
     widths = [max(9 * (1 + bool(place)), len(m) + 2) for place, m in enumerate(order)]
     head = f"{'set':<{first}}{'quality':<{second}}"
     head += "".join(f"{method:>{width}}" for method, width in zip(order, widths, strict=True))
     lines = [f"PSNR in dB, protocol {protocol}, gain over {reference} in brackets", head]
     for dataset, codec, quality in dict.fromkeys((r.dataset, r.codec, r.quality) for r in chosen):
         start = cells[dataset, codec, quality, reference]
-        line = f"{dataset:<{first}}{f'{codec} {quality}':<{second}}"
+        line = f"{dataset:<{first}}{f'{short_name(codec)} {quality}':<{second}}"
         line += f"{_or_dash(start, '.3f'):>{widths[0]}}"
         for method, width in zip(order[1:], widths[1:], strict=True):
             value = cells[dataset, codec, quality, method]

@@ -218,6 +218,20 @@ def test_the_card_of_another_method(record, method):
     assert "load_prompt_adapter" not in text
 
 
+def test_a_program_is_named_by_its_name(record):
+    """The command and its folders are in the line of the command, and nowhere else."""
+    text = "command:/home/me/bin/myenc -q {q} {in} -o {out}"
+    record["config"]["codec"] = text
+    for one in record["scores"]["rows"]:
+        one["codec"] = text
+    card = ModelCard(adapter_card(record))
+    assert "codec:myenc" in card.data.tags
+    assert "# UCIP adapter for myenc\n" in card.text
+    assert "| myenc: 10, 40 |" in card.text
+    assert "| Set5 | myenc 10 |" in card.text
+    assert "/home/me" not in str(card)
+
+
 @pytest.mark.parametrize("method", ["prompts", "lora"])
 def test_the_code_on_a_card_is_python(record, base_record, method):
     record["config"]["peft_method"] = method

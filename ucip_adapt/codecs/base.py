@@ -6,8 +6,10 @@ import functools
 import hashlib
 import importlib
 import json
+import shlex
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import PurePath
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -29,7 +31,34 @@ __all__ = [
     "library_availability",
     "load_library",
     "require_available",
+    "short_name",
 ]
+
+
+def short_name(codec: str) -> str:
+    """A codec's name for titles, tags and tables: a program by its name, a folder by its last part.
+
+    Args:
+        codec: Name of a codec; a ``command:``, ``folder:`` or ``streams:`` text as well.
+
+    Example:
+        >>> [short_name(name) for name in ("webp", "folder:/home/me/photos", "streams:hm=there")]
+        ['webp', 'photos', 'hm']
+        >>> short_name("command:'/opt/my codec/enc' -q {q} {in} -o {out}")
+        'enc'
+    """
+    form, _, rest = codec.partition(":")
+    if form == "command":
+        try:
+            words = shlex.split(rest)
+        except ValueError:
+            words = []
+        return PurePath(words[0]).name if words else codec
+    if form == "folder":
+        return PurePath(rest).name or codec
+    if form == "streams":
+        return rest.partition("=")[0] or codec
+    return codec
 
 
 @dataclass(frozen=True)

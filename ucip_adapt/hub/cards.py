@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from ucip_adapt.assets import ALIASES, shipped_bases
+from ucip_adapt.codecs.base import short_name
 from ucip_adapt.hub.stages import crops_per_step, damage_of, describe_stage
 from ucip_adapt.models.config import UCIPConfig
 
@@ -186,7 +187,7 @@ def score_table(rows: Sequence[Mapping[str, Any]], *, protocol: str, reference: 
         "|---|---|" + "---|" * (len(methods) + 1),
     ]
     for key in dict.fromkeys((r["dataset"], r["codec"], r["quality"]) for r in chosen):
-        line = [key[0], f"{key[1]} {key[2]}"]
+        line = [key[0], f"{short_name(key[1])} {key[2]}"]
         for method in methods:
             cell = cells[(*key, method)]
             known = cell["psnr_db"] is not None
@@ -311,7 +312,7 @@ def adapter_card(record: Mapping[str, Any]) -> str:
         KeyError: If the results lack what the card says.
     """
     options, parameters, about = record["config"], record["parameters"], record["environment"]
-    codec, method = options["codec"], options["peft_method"]
+    codec, method = short_name(options["codec"]), options["peft_method"]
     prompts = method == "prompts"
     name, patch = _released(options["pretrained_model_name_or_path"]), options["patch_size"]
     data = ModelCardData(
