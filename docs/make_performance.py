@@ -19,10 +19,13 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "benchmarks"
 PAGE = ROOT / "docs" / "performance.md"
 INFERENCE = ("inference.json", "inference_large.json")
+EARLIER = ("inference_amd.json",)
+"""Measured on another processor before; what the page says of it."""
 MEMORY = ("inference_memory.json", "inference_640x480.json")
 EXPORTS = ("exports.json", "exports_compile.json")
 FILES = (
     *INFERENCE,
+    *EARLIER,
     *MEMORY,
     "profile.json",
     "training_step.json",
