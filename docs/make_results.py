@@ -121,7 +121,8 @@ def tables_of(codec: str) -> str:
             rows = choose_rows(cells(), matrix, prompts)
             texts.append(f"### {codec}, rows ii and iv train `{prompts}`")
             main = table_3(rows, matrix, paper=paper, planned=asked, prompts=prompts)
-            if not main.rows:
+            trained = {row: runs for row, runs in rows.items() if row != "i"}
+            if not any(trained.values()):
                 texts.append(f"**{main.title}**\n\n{NOTHING}")
                 continue
             texts += [shown(main), shown(summary(rows, codec, paper=paper))]
@@ -151,9 +152,9 @@ def rates() -> str:
 
 
 def sweep() -> Matrix | None:
-    """The matrix of the Pareto table: WebP on the short sets."""
+    """The matrix of the Pareto table: WebP on the short sets, at the steps that have most cells."""
     found = [m for m in matrices(planned(), "webp") if m.evaluate_on == "short"]
-    return found[0] if found else None
+    return max(found, key=lambda matrix: len(points(cells(), matrix)), default=None)
 
 
 def count_of(matrix: Matrix) -> str:
