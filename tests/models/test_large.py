@@ -296,6 +296,8 @@ def measured(*point):
     "point",
     [
         ("tiny", 300, 400, "whole", "9GB"),
+        ("tiny", 200, 1200, "whole", "9GB"),
+        ("full", 150, 200, "whole", "9GB"),
         ("tiny", 300, 400, "exact", "9GB"),
         ("tiny", 300, 400, "exact", "150MB"),
         ("full", 100, 150, "exact", "200MB"),
