@@ -220,7 +220,7 @@ def test_the_card_of_another_method(record, method):
 
 def test_a_program_is_named_by_its_name(record):
     """The command and its folders are in the line of the command, and nowhere else."""
-    text = "command:/home/me/bin/myenc -q {q} {in} -o {out}"
+    text = "command:/opt/secret/myenc -q {q} {in} -o {out}"
     record["config"]["codec"] = text
     for one in record["scores"]["rows"]:
         one["codec"] = text
@@ -229,7 +229,7 @@ def test_a_program_is_named_by_its_name(record):
     assert "# UCIP adapter for myenc\n" in card.text
     assert "| myenc: 10, 40 |" in card.text
     assert "| Set5 | myenc 10 |" in card.text
-    assert "/home/me" not in str(card)
+    assert "/opt/secret" not in str(card)
 
 
 @pytest.mark.parametrize("method", ["prompts", "lora"])

@@ -22,7 +22,7 @@ from ucip_adapt.models import UCIP
 from ucip_adapt.tuning import load_prompt_adapter
 
 
-def fails(run, tmp_path, error, match, **options):
+def assert_fails(run, tmp_path, error, match, **options):
     """The run ends with the error and leaves no result."""
     with pytest.raises(error, match=match):
         run("tune_prompts", tmp_path / "out", **options)
@@ -35,20 +35,22 @@ def fails(run, tmp_path, error, match, **options):
 
 def test_unknown_codec(run, tmp_path):
     message = r"unknown codec 'wepb'; did you mean 'webp'\? Known: avif, "
-    fails(run, tmp_path, UnknownNameError, message, codec="wepb")
+    assert_fails(run, tmp_path, UnknownNameError, message, codec="wepb")
 
 
 def test_quality_out_of_range(run, tmp_path):
-    fails(run, tmp_path, ConfigError, "webp takes quality 0 to 100, not 101", qualities=(10, 101))
+    assert_fails(
+        run, tmp_path, ConfigError, "webp takes quality 0 to 100, not 101", qualities=(10, 101)
+    )
 
 
 def test_quality_named_twice(run, tmp_path):
-    fails(run, tmp_path, ConfigError, "one is named twice", qualities=(10, 10))
+    assert_fails(run, tmp_path, ConfigError, "one is named twice", qualities=(10, 10))
 
 
 def test_unknown_base(run, tmp_path):
     message = "no base 'ucip-tinny': it is not a folder, not of the form user/repository"
-    fails(run, tmp_path, ConfigError, message, pretrained_model_name_or_path="ucip-tinny")
+    assert_fails(run, tmp_path, ConfigError, message, pretrained_model_name_or_path="ucip-tinny")
 
 
 def test_damaged_base(run, world, tmp_path):
@@ -58,7 +60,7 @@ def test_damaged_base(run, world, tmp_path):
     (folder / "config.json").write_bytes((source / "config.json").read_bytes())
     weights = (source / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:-4] + b"\0\0\0\0")
-    fails(
+    assert_fails(
         run,
         tmp_path,
         BaseFormatError,
@@ -78,7 +80,7 @@ def test_damaged_base(run, world, tmp_path):
     ],
 )
 def test_protocol_of_another_base_or_recipe(run, world, tmp_path, protocol, base, message):
-    fails(
+    assert_fails(
         run,
         tmp_path,
         ConfigError,
@@ -90,12 +92,12 @@ def test_protocol_of_another_base_or_recipe(run, world, tmp_path, protocol, base
 
 def test_more_blocks_than_there_are(run, tmp_path):
     message = r"trainable_blocks='last:3', but the base has 1 PTMBs"
-    fails(run, tmp_path, ConfigError, message, trainable_blocks="last:3")
+    assert_fails(run, tmp_path, ConfigError, message, trainable_blocks="last:3")
 
 
 def test_malformed_blocks(run, tmp_path):
     message = r"trainable_blocks='first:1': trainable_blocks must be 'all' or 'last:N'"
-    fails(run, tmp_path, ConfigError, message, trainable_blocks="first:1")
+    assert_fails(run, tmp_path, ConfigError, message, trainable_blocks="first:1")
 
 
 # -- images -----------------------------------------------------------------------------------
@@ -104,20 +106,20 @@ def test_malformed_blocks(run, tmp_path):
 def test_no_images_in_the_folder(run, tmp_path):
     (tmp_path / "empty").mkdir()
     message = r"no images in '.*empty' \(looked for \.png, \.jpg"
-    fails(run, tmp_path, DataError, message, train_data_dir=(str(tmp_path / "empty"),))
+    assert_fails(run, tmp_path, DataError, message, train_data_dir=(str(tmp_path / "empty"),))
 
 
 def test_no_such_folder(run, tmp_path, monkeypatch):
     monkeypatch.delenv("UCIP_DATA", raising=False)
     message = r"--train_data_dir CID23: no such folder, and --data or UCIP_DATA is not set"
-    fails(run, tmp_path, DataError, message, train_data_dir=("CID23",))
+    assert_fails(run, tmp_path, DataError, message, train_data_dir=("CID23",))
 
 
 def test_image_smaller_than_a_crop(run, tmp_path):
     (tmp_path / "small").mkdir()
     save_png(tmp_path / "small" / "stamp.png", np.zeros((40, 90, 3), np.uint8))
     message = r"stamp\.png is too small: 88 x 40 pixels give a low-resolution image of 22 x 10, and"
-    fails(run, tmp_path, DataError, message, train_data_dir=(str(tmp_path / "small"),))
+    assert_fails(run, tmp_path, DataError, message, train_data_dir=(str(tmp_path / "small"),))
 
 
 @pytest.mark.parametrize(
@@ -130,16 +132,16 @@ def test_unreadable_image(run, world, tmp_path, content, message):
     (folder / "a.png").write_bytes(next(world.train.iterdir()).read_bytes())
     (folder / "broken.png").write_bytes(content)
     message = rf"cannot read image .*broken\.png: {message}"
-    fails(run, tmp_path, DataError, message, train_data_dir=(str(folder),))
+    assert_fails(run, tmp_path, DataError, message, train_data_dir=(str(folder),))
 
 
 def test_validation_images_are_looked_at_before_the_training(run, tmp_path):
     message = "no folder 'nowhere'"
-    fails(run, tmp_path, DataError, message, validation_data_dir="nowhere")
+    assert_fails(run, tmp_path, DataError, message, validation_data_dir="nowhere")
     message = "Set5 is not in the package: name the folder that holds it with --data or UCIP_DATA"
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("UCIP_DATA", raising=False)
-        fails(run, tmp_path, DataError, message, evaluate_on=("Set5",))
+        assert_fails(run, tmp_path, DataError, message, evaluate_on=("Set5",))
 
 
 def test_output_folder_that_cannot_be_made(run, tmp_path):
@@ -167,7 +169,7 @@ def test_the_adapter_is_refused_by_another_base(run, world, tmp_path):
 
 def test_weights_that_ran_away_are_no_result(run, tmp_path):
     message = "no result is written: the trained weights hold NaN or infinite values in 1 tensor"
-    fails(run, tmp_path, NonFiniteError, message, at={3: overflow})
+    assert_fails(run, tmp_path, NonFiniteError, message, at={3: overflow})
 
 
 def overflow(run):
@@ -178,7 +180,7 @@ def overflow(run):
 
 def test_warm_up_longer_than_the_run(run, tmp_path):
     message = "lr_warmup_steps=4 exceeds max_train_steps=3"
-    fails(run, tmp_path, ConfigError, message, lr_warmup_steps=4)
+    assert_fails(run, tmp_path, ConfigError, message, lr_warmup_steps=4)
 
 
 def test_a_tracker_that_is_not_installed(run, tmp_path, monkeypatch):
@@ -187,13 +189,13 @@ def test_a_tracker_that_is_not_installed(run, tmp_path, monkeypatch):
         importlib.util, "find_spec", lambda name, *rest: None if name == "wandb" else find(name)
     )
     message = "--report_to wandb needs the package: pip install wandb"
-    fails(run, tmp_path, ConfigError, message, report_to="wandb")
+    assert_fails(run, tmp_path, ConfigError, message, report_to="wandb")
 
 
 def test_pushing_needs_a_repository(run, tmp_path, monkeypatch):
     monkeypatch.delenv("UCIP_HUB_NAMESPACE", raising=False)
     message = "--push_to_hub needs --hub_model_id, or UCIP_HUB_NAMESPACE to be set"
-    fails(run, tmp_path, ConfigError, message, push_to_hub=True)
+    assert_fails(run, tmp_path, ConfigError, message, push_to_hub=True)
 
 
 # -- the command line -------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def short_name(codec: str) -> str:
         codec: Name of a codec; a ``command:``, ``folder:`` or ``streams:`` text as well.
 
     Example:
-        >>> [short_name(name) for name in ("webp", "folder:/home/me/photos", "streams:hm=there")]
+        >>> [short_name(name) for name in ("webp", "folder:pictures/photos", "streams:hm=there")]
         ['webp', 'photos', 'hm']
         >>> short_name("command:'/opt/my codec/enc' -q {q} {in} -o {out}")
         'enc'
