@@ -54,6 +54,12 @@ def test_every_kind_of_value_from_flags() -> None:
     )  # fmt: skip
 
 
+def test_a_flag_that_is_given_twice_adds_to_a_list() -> None:
+    config = parse("--sets", "Set5", "--qualities", "10", "--sets", "Set14", "--qualities=20,30")
+    assert config.sets == ("Set5", "Set14")
+    assert config.qualities == (10, 20, 30)
+
+
 def test_every_kind_of_value_from_toml(tmp_path: Path) -> None:
     file = write(
         tmp_path,

@@ -285,7 +285,7 @@ def _add_flag(
         )
     elif get_origin(inner) is tuple:
         entry = _metavar(get_args(inner)[0])
-        parser.add_argument(f"--{name}", nargs="*", metavar=entry, help=text)
+        parser.add_argument(f"--{name}", nargs="*", action="extend", metavar=entry, help=text)
     else:
         parser.add_argument(f"--{name}", metavar=_metavar(inner), help=text)
 

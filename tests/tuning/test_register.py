@@ -28,7 +28,7 @@ KNOWN = "from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING as m; assert 'DYNAM
 INSTALL = "from ucip_adapt.tuning import register_when_peft_is_imported as r; r(); r()"
 
 
-def _python(*lines: str) -> None:
+def assert_runs(*lines: str) -> None:
     result = subprocess.run(
         [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=300
     )
@@ -57,7 +57,7 @@ def test_the_member_is_a_member() -> None:
 
 
 def test_early_import_is_cheap_and_a_late_one_registers() -> None:
-    _python(
+    assert_runs(
         "import sys",
         INSTALL,
         "assert not {'peft', 'torch', 'transformers'} & set(sys.modules)",
@@ -70,14 +70,14 @@ def test_early_import_is_cheap_and_a_late_one_registers() -> None:
 
 @pytest.mark.slow
 def test_peft_first() -> None:
-    _python("import peft", INSTALL, KNOWN)
+    assert_runs("import peft", INSTALL, KNOWN)
 
 
 @pytest.mark.slow
 def test_a_failing_peft_can_be_imported_again(tmp_path: Path) -> None:
     (tmp_path / "peft").mkdir()
     (tmp_path / "peft" / "__init__.py").write_text("raise ImportError('half installed')\n")
-    _python(
+    assert_runs(
         INSTALL,
         "import sys",
         f"sys.path.insert(0, {str(tmp_path)!r})",
@@ -92,7 +92,7 @@ def test_a_failing_peft_can_be_imported_again(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork to start from one import")
 def test_any_module_may_come_first() -> None:
     assert len(MODULES) > 5
-    _python(
+    assert_runs(
         "import importlib, os, ucip_adapt.models",
         "from transformers import PreTrainedModel",  # What takes long in importing PEFT.
         INSTALL,

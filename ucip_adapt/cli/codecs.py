@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check",
         nargs="*",
+        action="extend",
         metavar="NAME",
         help="Code an embedded picture at every quality: the same result twice, and rate and PSNR "
         "that rise. Without names, with all codecs that work here.",
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--qualities",
         nargs="+",
+        action="extend",
         type=int,
         default=[],
         metavar="Q",

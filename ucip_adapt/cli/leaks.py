@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--train",
         nargs="+",
+        action="extend",
         required=True,
         metavar="FOLDER",
         help=folders + "are inside the package; names under DATA/train (CID22) work with --data.",
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--test",
         nargs="+",
+        action="extend",
         required=True,
         metavar="FOLDER",
         help=folders + "are inside the package; Set5, Set14, ... work with --data.",

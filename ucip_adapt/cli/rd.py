@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--codecs",
         nargs="+",
+        action="extend",
         required=True,
         metavar="CODEC",
         help="Names, each with its suite's qualities or with others: webp or webp:10,20,30; "

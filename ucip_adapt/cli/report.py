@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapters",
         nargs="+",
+        action="extend",
         default=[],
         metavar="NAME",
         help="Adapters to make pictures with: names or folders; default: all shipped ones.",
