@@ -28,6 +28,7 @@ from peers import PEERS, available, build
 from torch import nn
 
 OURS = "UCIP full"
+FUSED = "UCIP full, fused"
 
 
 def image(size: str) -> torch.Tensor:
@@ -95,6 +96,9 @@ def measure(size: str, rounds: int, names: list[str], precisions: list[str]) -> 
                 "ms_per_pixel": round(1000 * own["cpu_seconds"] / pixels, 4),
                 **{f"ucip_{k}": v for k, v in ratios.items()},
             }
+            if FUSED in seconds:
+                of_fused = summary(seconds[FUSED], seconds[name])
+                table[f"{name}, {precision}"]["fused_ratio"] = of_fused["ratio"]
             print(size, f"{name}, {precision}", table[f"{name}, {precision}"], flush=True)
     return {
         "rows": table,

@@ -18,6 +18,7 @@ from common import importable
 from torch import Tensor, nn
 
 from ucip_adapt.models import UCIP, UCIPConfig
+from ucip_adapt.models.sampling import Sampler
 
 
 @contextmanager
@@ -91,12 +92,13 @@ def _rrdb() -> nn.Module:
     return ESRGAN(in_nc=3, out_nc=3, num_filters=64, num_blocks=23, scale=4)
 
 
-def _ucip(preset: str) -> Callable[[], nn.Module]:
-    return lambda: UCIP(UCIPConfig.preset(preset))
+def _ucip(preset: str, sampler: Sampler = "grid") -> Callable[[], nn.Module]:
+    return lambda: UCIP(UCIPConfig.preset(preset, sampler=sampler))
 
 
 PEERS: dict[str, Callable[[], nn.Module]] = {
     "UCIP full": _ucip("full"),
+    "UCIP full, fused": _ucip("full", "fused"),
     "UCIP small": _ucip("small"),
     "UCIP tiny": _ucip("tiny"),
     "SwinIR": _swinir,

@@ -46,9 +46,9 @@ def inference() -> str:
     lines = [
         (
             "| LQ pixels | precision | network | CPU s | min to max | ms per pixel "
-            "| UCIP / it | of minima |"
+            "| UCIP / it | of minima | fused / it |"
         ),
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     sizes: dict[str, Any] = {}
     for name in INFERENCE:
@@ -59,9 +59,14 @@ def inference() -> str:
             lines.append(
                 f"| {size} | {row['precision']} | {row['network']} | {row['cpu_seconds']:.2f} "
                 f"| {low:.2f} to {high:.2f} | {row['ms_per_pixel']:.3f} "
-                f"| {row['ucip_ratio']:.2f} | {row['ucip_ratio_of_minima']:.2f} |"
+                f"| {row['ucip_ratio']:.2f} | {row['ucip_ratio_of_minima']:.2f} "
+                f"| {_optional(row.get('fused_ratio'))} |"
             )
     return "\n".join(lines)
+
+
+def _optional(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}"
 
 
 def memory() -> str:

@@ -157,6 +157,8 @@ def main(cfg: Options) -> dict[str, Any]:
     model = build_model(cfg)
     if cfg.gradient_checkpointing:
         model.enable_gradient_checkpointing()
+    if cfg.sampler is not None:
+        model.use_sampler(cfg.sampler)
     parameters = [p for p in model.parameters() if p.requires_grad]
     per_step = cfg.train_batch_size * accelerator.num_processes * cfg.gradient_accumulation_steps
     say(

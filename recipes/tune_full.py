@@ -85,6 +85,8 @@ def main(cfg: Options) -> dict[str, Any]:
     parameters = [parameter for _, parameter in named]
     if cfg.gradient_checkpointing:
         model.enable_gradient_checkpointing()
+    if cfg.sampler is not None:
+        model.use_sampler(cfg.sampler)
     describe(
         cfg,
         accelerator,

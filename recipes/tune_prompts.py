@@ -115,6 +115,8 @@ def main(cfg: Options) -> dict[str, Any]:
     protocol = protocol_for(base, cfg.protocol, everything=False)
     if cfg.gradient_checkpointing:
         base.enable_gradient_checkpointing()
+    if cfg.sampler is not None:
+        base.use_sampler(cfg.sampler)
     total = base.num_parameters()
     model = add_adapter(base, cfg)
     named = trainable_parameters(model)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ucip_adapt.detection import AUTO, Choice, Detection, choose_adapter, detect_picture
 from ucip_adapt.imaging.picture import Picture
 from ucip_adapt.imaging.read import read_bytes, read_picture
+from ucip_adapt.models.sampling import Sampler
 from ucip_adapt.upscaler import Precision, Upscaler, load
 
 __all__ = ["AutoUpscaler"]
@@ -28,6 +29,7 @@ class AutoUpscaler(Upscaler):
         device: See :class:`~ucip_adapt.Upscaler`.
         dtype: See :class:`~ucip_adapt.Upscaler`.
         max_memory: See :class:`~ucip_adapt.Upscaler`.
+        sampler: See :class:`~ucip_adapt.Upscaler`.
         pixels: Whether the pixels are looked at where a file does not say its codec.
 
     Example:
@@ -46,12 +48,18 @@ class AutoUpscaler(Upscaler):
         device: str = "cpu",
         dtype: Precision = "float32",
         max_memory: str | None = None,
+        sampler: Sampler | None = None,
         pixels: bool = True,
     ) -> None:
         base = None if base is None else str(base)
-        plain = load(base=base, device=device, dtype=dtype, max_memory=max_memory)
+        plain = load(base=base, device=device, dtype=dtype, max_memory=max_memory, sampler=sampler)
         super().__init__(
-            plain.network, base=plain.base, device=device, dtype=dtype, max_memory=max_memory
+            plain.network,
+            base=plain.base,
+            device=device,
+            dtype=dtype,
+            max_memory=max_memory,
+            sampler=sampler,
         )
         self.pixels = pixels
         self._asked_base = base
@@ -85,6 +93,7 @@ class AutoUpscaler(Upscaler):
                     device=str(self.device),
                     dtype=self.dtype,
                     max_memory=self.max_memory,
+                    sampler=self.sampler,
                 )
             return self._loaded[adapter]
 

@@ -20,6 +20,7 @@ from ucip_adapt.imaging.enlarge import enlarge_picture
 from ucip_adapt.imaging.picture import Picture
 from ucip_adapt.imaging.read import read_picture
 from ucip_adapt.models import UCIP, upscale_large
+from ucip_adapt.models.sampling import Sampler
 from ucip_adapt.tuning import DynamicPromptModel, load_prompt_adapter
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Upscaler:
         dtype: Precision of the forward pass; less than ``"float32"`` runs under autocast.
         max_memory: What the network may add to the process (``"4GB"``); images that need more go
             through it in strips, with the same result. None is no limit.
+        sampler: How tokens are fetched: ``"grid"``, ``"gather"``, or ``"fused"``, the compiled
+            kernel; the same result to rounding (docs/performance.md). None is the network's own.
 
     Example:
         >>> from PIL import Image
@@ -63,6 +66,7 @@ class Upscaler:
         device: str = "cpu",
         dtype: Precision = "float32",
         max_memory: str | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         if dtype not in get_args(Precision):
             raise unknown_name("dtype", dtype, get_args(Precision))
@@ -76,6 +80,9 @@ class Upscaler:
         self.device = torch.device(device)
         self.dtype: Precision = dtype
         self.max_memory = max_memory
+        self.sampler = sampler
+        if sampler is not None:
+            _base_of(network).use_sampler(sampler)
 
     def upscale(self, image: _ImageT) -> _ImageT:
         """Restore and enlarge an image four times.
@@ -185,6 +192,7 @@ def load(
     device: str = "cpu",
     dtype: Precision = "float32",
     max_memory: str | None = None,
+    sampler: Sampler | None = None,
     pixels: bool = True,
 ) -> AutoUpscaler: ...
 
@@ -199,6 +207,7 @@ def load(
     device: str = "cpu",
     dtype: Precision = "float32",
     max_memory: str | None = None,
+    sampler: Sampler | None = None,
     pixels: bool = True,
 ) -> Upscaler: ...
 
@@ -212,6 +221,7 @@ def load(
     device: str = "cpu",
     dtype: Precision = "float32",
     max_memory: str | None = None,
+    sampler: Sampler | None = None,
     pixels: bool = True,
 ) -> Upscaler:
     """Load a base and an adapter, ready to enlarge pictures.
@@ -226,6 +236,7 @@ def load(
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
         dtype: See :class:`Upscaler`.
         max_memory: See :class:`Upscaler`.
+        sampler: See :class:`Upscaler`.
         pixels: For ``"auto"``: whether to look at the pixels where a file does not say its codec.
 
     Returns:
@@ -246,13 +257,23 @@ def load(
         from ucip_adapt.automatic import AutoUpscaler
 
         return AutoUpscaler(
-            base=base, device=device, dtype=dtype, max_memory=max_memory, pixels=pixels
+            base=base,
+            device=device,
+            dtype=dtype,
+            max_memory=max_memory,
+            sampler=sampler,
+            pixels=pixels,
         )
     _check_device(device)
     if adapter is None:
         name = str(base or _DEFAULT_BASE)
         return Upscaler(
-            UCIP.from_pretrained(name), base=name, device=device, dtype=dtype, max_memory=max_memory
+            UCIP.from_pretrained(name),
+            base=name,
+            device=device,
+            dtype=dtype,
+            max_memory=max_memory,
+            sampler=sampler,
         )
     folder = locate_adapter(str(adapter), revision=revision, subfolder=subfolder)
     model = load_prompt_adapter(folder, None if base is None else UCIP.from_pretrained(str(base)))
@@ -264,6 +285,7 @@ def load(
         device=device,
         dtype=dtype,
         max_memory=max_memory,
+        sampler=sampler,
     )
 
 
@@ -277,6 +299,7 @@ def interpolate(
     device: str = "cpu",
     dtype: Precision = "float32",
     max_memory: str | None = None,
+    sampler: Sampler | None = None,
 ) -> Upscaler:
     """Load a base with an adapter between two others: ``(1 - t) * first + t * second``.
 
@@ -292,6 +315,7 @@ def interpolate(
         device: See :func:`load`.
         dtype: See :class:`Upscaler`.
         max_memory: See :class:`Upscaler`.
+        sampler: See :class:`Upscaler`.
 
     Returns:
         The network with the one new adapter.
@@ -332,6 +356,7 @@ def interpolate(
         device=device,
         dtype=dtype,
         max_memory=max_memory,
+        sampler=sampler,
     )
 
 

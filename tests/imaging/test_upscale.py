@@ -161,6 +161,30 @@ def test_containers_name_their_codec(good):
     assert named == {"webp": "webp", "avif": "avif", "jpeg xl": None, "rgb": None}
 
 
+def test_the_sampler_reaches_every_network(nano, good, tmp_path, monkeypatch):
+    """By hand, by `auto` and its adapters, by the command; the picture stays the same."""
+    asked = []
+    monkeypatch.setattr(UCIP, "use_sampler", lambda self, name: asked.append((self, name)))
+    ucip_adapt.load("webp", sampler="gather")
+    automatic = ucip_adapt.load("auto", sampler="gather")
+    automatic.using("avif")
+    assert {name for _, name in asked} == {"gather"}
+    assert len({id(network) for network, _ in asked}) == 3
+    monkeypatch.undo()
+    source = tmp_path / "in.png"
+    source.write_bytes(good["rgb"][0])
+    for name in ("grid", "gather"):
+        command = ["upscale", str(source), "-o", str(tmp_path / f"{name}.png"), "--adapter", "none"]
+        assert main([*command, "--base", str(nano), "--sampler", name, "--quiet"]) == 0
+    grid, gather = (
+        read_picture((tmp_path / f"{name}.png").read_bytes()).colour.astype(int)
+        for name in ("grid", "gather")
+    )
+    assert np.abs(grid - gather).max() <= 1
+    with pytest.raises(UcipError, match=r"unknown sampler 'grit'; did you mean 'grid'"):
+        ucip_adapt.load(sampler="grit")
+
+
 def test_load_names_what_is_wrong(tmp_path):
     with pytest.raises(UcipError, match="unknown adapter 'wep'"):
         ucip_adapt.load("wep")

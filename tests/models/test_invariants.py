@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from ucip_adapt import UCIP, UCIPConfig
+from ucip_adapt.errors import UnknownNameError
 from ucip_adapt.models import upscale_windows
+from ucip_adapt.models.token_mixer import OffsetLayer, TokenMixer
 
 
 def test_transposed_weights_give_the_transposed_image(lively):
@@ -46,6 +48,25 @@ def test_training_and_evaluation_mode_are_one_function(lively):
     model = lively("nano")
     lq = torch.rand(1, 3, 7, 8)
     assert torch.equal(model.train()(lq), model.eval()(lq))
+
+
+def test_a_network_changes_its_sampler(lively):
+    """The function stays, what is called and in which layout does not; nor is it saved."""
+    model, lq = lively("nano").double(), torch.rand(1, 3, 12, 17, dtype=torch.float64)
+    before, config = model(lq).detach(), model.config
+    model.use_sampler("gather")
+    mixers = [module for module in model.modules() if isinstance(module, TokenMixer)]
+    offsets = [module for module in model.modules() if isinstance(module, OffsetLayer)]
+    assert {mixer.sampler for mixer in mixers} == {"gather"}
+    assert {layer.planar for layer in offsets} == {True}
+    torch.testing.assert_close(model(lq), before, rtol=0, atol=1e-9)
+    model.use_sampler("fused")
+    assert {mixer.sampler for mixer in mixers} == {"fused"}
+    assert {layer.planar for layer in offsets} == {False}
+    assert model.config is config
+    with pytest.raises(UnknownNameError, match=r"unknown sampler 'fusd'; did you mean 'fused'"):
+        model.use_sampler("fusd")
+    assert mixers[0].sampler == "fused"
 
 
 def test_both_samplers_give_one_function(lively):

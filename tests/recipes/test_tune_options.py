@@ -50,6 +50,14 @@ def test_gradient_checkpointing_changes_only_memory(run, plain, tmp_path):
     assert distance(done, plain) < 1e-5
 
 
+def test_another_sampler_gives_the_same_training(run, plain, tmp_path):
+    done = run("tune_prompts", tmp_path / "out", sampler="gather")
+    base = done.model.get_base_model()
+    assert {layer.mixer.sampler for block in base.blocks for layer in block.layers} == {"gather"}
+    assert done.losses == pytest.approx(plain.losses, abs=1e-6)
+    assert distance(done, plain) < 1e-5
+
+
 def test_accumulation_is_a_larger_batch(run, tmp_path):
     whole = run("tune_prompts", tmp_path / "a", train_batch_size=4)
     parts = run("tune_prompts", tmp_path / "b", train_batch_size=2, gradient_accumulation_steps=2)

@@ -45,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="What the network may use, such as 4GB; larger pictures go through it in strips, with "
         "the same result. Default: no limit.",
     )
+    add(
+        "--sampler",
+        choices=["grid", "gather", "fused"],
+        help="How tokens are fetched, with the same result; fused is a kernel that is compiled the "
+        "first time and helps large networks in bfloat16. Default: what the base says: grid.",
+    )
     add("--jobs", type=int, default=1, metavar="N", help="Pictures at once. Default: 1.")
     add(
         "--format",
@@ -85,6 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         dtype=arguments.dtype,
         max_memory=arguments.max_memory,
+        sampler=arguments.sampler,
         workers=arguments.jobs,
         file_format=arguments.format,
         overwrite=arguments.overwrite,

@@ -21,6 +21,7 @@ from ucip_adapt.errors import ConfigError, DataError, UcipError
 from ucip_adapt.imaging.picture import Picture
 from ucip_adapt.imaging.read import MAX_INPUT_PIXELS, read_bytes, read_picture
 from ucip_adapt.imaging.write import FORMATS, encode_picture
+from ucip_adapt.models.sampling import Sampler
 from ucip_adapt.training.atomic import write_atomically
 from ucip_adapt.upscaler import Precision, Upscaler, load
 
@@ -59,6 +60,7 @@ class BatchOptions:
         device: See :func:`ucip_adapt.load`.
         dtype: See :func:`ucip_adapt.load`.
         max_memory: See :func:`ucip_adapt.load`.
+        sampler: See :func:`ucip_adapt.load`.
         workers: Pictures at once.
         file_format: Name of :data:`~ucip_adapt.imaging.FORMATS`, where the target does not say.
         overwrite: Whether to replace results that are there.
@@ -74,6 +76,7 @@ class BatchOptions:
     device: str = "cpu"
     dtype: Precision = "float32"
     max_memory: str | None = None
+    sampler: Sampler | None = None
     workers: int = 1
     file_format: str = "png"
     overwrite: bool = False
@@ -236,6 +239,7 @@ def _load(options: BatchOptions) -> Upscaler:
         device=options.device,
         dtype=options.dtype,
         max_memory=options.max_memory,
+        sampler=options.sampler,
         pixels=options.pixels,
     )
 

@@ -314,13 +314,19 @@ class PTMM(nn.Module):
         sampler: Sampler,
     ) -> None:
         super().__init__()
-        planar = sampler != "fused"
-        self.offset = OffsetLayer(dim, prompt_dim, share, planar=planar) if has_offset else None
+        self.offset = OffsetLayer(dim, prompt_dim, share) if has_offset else None
         self.norm1 = nn.LayerNorm(dim)
         self.mixer = TokenMixer(dim, local=local, sampler=sampler)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = MLP(dim, mlp_ratio * dim)
         self.spade = SPADE(dim, prompt_dim)
+        self.use_sampler(sampler)
+
+    def use_sampler(self, sampler: Sampler) -> None:
+        """Sample by this implementation, and predict offsets in the layout that it reads."""
+        self.mixer.sampler = sampler
+        if self.offset is not None:
+            self.offset.planar = sampler != "fused"
 
     def forward(self, x: Tensor, prompt: Tensor, offset: Tensor) -> Tensor:
         """Map ``(B, H, W, C)`` to the same shape, given the prompt and the offsets in force."""

@@ -5,7 +5,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Self, cast
+from typing import Self, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +13,14 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ucip_adapt.errors import unknown_name
 from ucip_adapt.models.config import SCALE, UCIPConfig
 from ucip_adapt.models.fingerprint import Fingerprinted
 from ucip_adapt.models.folding import needs_graph
 from ucip_adapt.models.modulation import convolve
 from ucip_adapt.models.pretrained import load_weights, locate_base, save_weights
 from ucip_adapt.models.prompts import build_prompt
+from ucip_adapt.models.sampling import Sampler
 from ucip_adapt.models.token_mixer import PTMM, to_channels_first, to_channels_last
 from ucip_adapt.models.upsampler import UpsamplingHead, bicubic_x4
 from ucip_adapt.models.windows import upscale_windows
@@ -220,6 +222,30 @@ class UCIP(
     def enable_gradient_checkpointing(self) -> None:
         """Compute each PTMB and the head again in backward instead of keeping activations."""
         self.gradient_checkpointing = True
+
+    def use_sampler(self, sampler: Sampler) -> None:
+        """Fetch tokens by another implementation from now on; the same function to rounding.
+
+        Says nothing about the weights: ``config``, and what is saved, stay as they are.
+
+        Args:
+            sampler: See :class:`UCIPConfig`.
+
+        Raises:
+            UnknownNameError: If there is no such implementation; those that there are are listed.
+
+        Example:
+            >>> model, lq = UCIP(UCIPConfig.preset("nano")).eval(), torch.rand(1, 3, 13, 31)
+            >>> before = model.upscale(lq)
+            >>> model.use_sampler("gather")
+            >>> torch.allclose(model.upscale(lq), before, atol=1e-5)
+            True
+        """
+        if sampler not in get_args(Sampler):
+            raise unknown_name("sampler", sampler, get_args(Sampler))
+        for module in self.modules():
+            if isinstance(module, PTMM):
+                module.use_sampler(sampler)
 
     def num_parameters(self, *, trainable_only: bool = False) -> int:
         """Number of parameter values.

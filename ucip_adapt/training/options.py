@@ -9,6 +9,7 @@ from typing import Literal
 
 from ucip_adapt.config import option
 from ucip_adapt.errors import ConfigError
+from ucip_adapt.models.sampling import Sampler
 from ucip_adapt.training.guard import NonFinitePolicy
 from ucip_adapt.training.losses import Loss
 from ucip_adapt.training.schedule import Schedule
@@ -82,6 +83,11 @@ class TrainingOptions:
         None,
         "torch.set_float32_matmul_precision for the process: medium is quicker, on some CPUs and "
         "GPUs by rounding factors to bfloat16; default: PyTorch's.",
+    )
+    sampler: Sampler | None = option(
+        None,
+        "How tokens are fetched: grid, gather, or fused, a compiled kernel; the same function to "
+        "rounding; default: the network's own.",
     )
     gradient_checkpointing: bool = option(False, "Recompute activations: less memory, more time.")
     nonfinite: NonFinitePolicy = option(
