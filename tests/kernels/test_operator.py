@@ -90,12 +90,23 @@ def test_threads_change_no_bit():
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-def test_not_a_number_is_not_hidden():
-    x, offset = inputs(1, 2, 3, 4)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("share", [1, 2])
+def test_not_a_number_is_not_hidden(dtype, share):
+    x, offset = inputs(1, 20, 3, 4, share=share, dtype=torch.float64)
+    offset = offset.to(dtype if dtype == torch.float64 else torch.float32)
     offset[0, 0, 1, 2] = float("nan")
+    found = deform_sample_axes(x.to(dtype), offset, method="fused")[0]
+    assert found[0, :share].isnan().nonzero().tolist() == [[c, 1, 2] for c in range(share)]
+    assert not found[0, share:].isnan().any()
+
+
+def test_not_a_number_among_features_goes_where_it_is_read():
+    x, offset = inputs(1, 16, 1, 9, dtype=torch.float32)
+    offset[:] = 0.25
+    x[0, 3, 0, 4] = float("nan")
     found = deform_sample_axes(x, offset, method="fused")[0]
-    assert found[0, 0].isnan().nonzero().tolist() == [[1, 2]]
-    assert not found[0, 1].isnan().any()
+    assert found.isnan().nonzero().tolist() == [[0, 3, 0, 3], [0, 3, 0, 4]]
 
 
 def test_no_images():

@@ -342,7 +342,18 @@ class PTMM(nn.Module):
         """Add norm and MLP in place, a piece at a time: the wide tensor in between stays small."""
         fc1, fc2 = (cast(nn.Linear, effective(part)) for part in (self.mlp.fc1, self.mlp.fc2))
         pixels = x.view(-1, x.shape[-1])
-        for piece in torch.split(pixels, _PIXELS if x.device.type == "cpu" else len(pixels)):
-            hidden = fc1(self.norm2(piece))
+        device = x.device.type
+        pieces = torch.split(pixels, _PIXELS if device == "cpu" else len(pixels))
+        if device != "cpu" or torch.is_autocast_enabled(device):
+            for piece in pieces:
+                hidden = fc1(self.norm2(piece))
+                torch.ops.aten.gelu_(hidden)
+                piece.add_(fc2(hidden))
+            return
+        # On a CPU, a product with a bias first copies that to every pixel, which takes as long as a
+        # sum or longer. The second product adds to where its result is wanted.
+        for piece in pieces:
+            hidden = torch.mm(self.norm2(piece), fc1.weight.t()).add_(fc1.bias)
             torch.ops.aten.gelu_(hidden)
-            piece.add_(fc2(hidden))
+            piece.addmm_(hidden, fc2.weight.t())
+        pixels.add_(fc2.bias)
