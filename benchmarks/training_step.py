@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from common import (
@@ -32,6 +32,7 @@ from common import (
 from torch import nn
 
 from ucip_adapt.models import UCIP, UCIPConfig
+from ucip_adapt.models.sampling import Sampler
 from ucip_adapt.tuning import (
     DynamicPromptConfig,
     add_prompt_adapter,
@@ -50,11 +51,11 @@ TUNED = {
 }
 
 
-def tuned(name: str) -> nn.Module:
+def tuned(name: str, sampler: Sampler) -> nn.Module:
     """The full network, prepared for one way of tuning."""
     torch.manual_seed(0)
     trained, blocks, checkpointing = TUNED[name]
-    base = UCIP(UCIPConfig.preset("full"))
+    base = UCIP(UCIPConfig.preset("full", sampler=sampler))
     if checkpointing:
         base.enable_gradient_checkpointing()
     if trained == "everything":
@@ -164,7 +165,7 @@ def samplers(options: argparse.Namespace) -> dict[str, Any]:
 
 def tuning(options: argparse.Namespace) -> dict[str, Any]:
     """Steps of the full network, by what is tuned."""
-    models = {name: tuned(name) for name in TUNED}
+    models = {name: tuned(name, options.sampler) for name in TUNED}
     pairs = {name: stepper(model, 1, options.patch) for name, model in models.items()}
     table: dict[str, Any] = {
         name: {"kept_mib": round(kept_mib(models[name], pairs[name][1]), 1)} for name in TUNED
@@ -176,7 +177,9 @@ def tuning(options: argparse.Namespace) -> dict[str, Any]:
         row["trained"] = sum(p.numel() for _, p in trainable_parameters(models[name]))
         row["kept_ratio"] = round(row["kept_mib"] / table["everything"]["kept_mib"], 4)
         if not options.no_memory:
-            found = in_own_process("--one", name, "--patch", str(options.patch))
+            found = in_own_process(
+                *("--one", name, "--patch", str(options.patch), "--sampler", options.sampler)
+            )
             added = round(found["peak"] - found["before"], 1)
             row |= {"peak_mib": found["peak"], "added_mib": added}
         print(name, row, flush=True)
@@ -186,9 +189,9 @@ def tuning(options: argparse.Namespace) -> dict[str, Any]:
 PARTS = {"samplers": samplers, "tuning": tuning}
 
 
-def one_memory(name: str, side: int) -> None:
+def one_memory(name: str, sampler: Sampler, side: int) -> None:
     """Print the peak memory of this process around one step, in MiB."""
-    step, _ = stepper(tuned(name), 1, side)
+    step, _ = stepper(tuned(name, sampler), 1, side)
     before = own_peak_mib()
     step()
     print(json.dumps({"before": round(before, 1), "peak": round(own_peak_mib(), 1)}))
@@ -200,13 +203,16 @@ def main() -> None:
     options_of.add_argument("--patch", type=int, default=48, help="side of the full network's crop")
     options_of.add_argument("--before", type=Path, help="checkout of the commit to compare with")
     options_of.add_argument("--fused", action="store_true", help="the fused sampler too")
+    options_of.add_argument(
+        "--sampler", choices=get_args(Sampler), default="grid", help="of the tuning steps"
+    )
     options_of.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     options_of.add_argument("--no_memory", action="store_true", help="leave out the true peak")
     options_of.add_argument("--one", help="measure the memory of one way of tuning")
     options = options_of.parse_args()
     torch.set_num_threads(options.threads)
     if options.one:
-        one_memory(options.one, options.patch)
+        one_memory(options.one, options.sampler, options.patch)
         return
     if options.before:
         options.before = options.before.resolve()
