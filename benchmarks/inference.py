@@ -151,10 +151,8 @@ def main() -> None:
     }
     scores: dict[str, Any] = {}
     for size, count in zip(options.sizes, rounds, strict=True):
-        # Only the first three on larger images: they take minutes.
-        networks = options.networks if size == options.sizes[0] else options.networks[:3]
         chosen = [limits[size]] if size in limits else list(PRECISIONS)
-        scores[size] = measure(size, count, networks, chosen)
+        scores[size] = measure(size, count, options.networks, chosen)
         write(options, {"parameters": parameters, "sizes": scores})
 
 

@@ -19,11 +19,12 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "benchmarks"
 PAGE = ROOT / "docs" / "performance.md"
 INFERENCE = ("inference.json", "inference_large.json")
-EARLIER = ("inference_amd.json",)
+EARLIER = ("inference_amd.json", "sampling_amd.json")
 """Measured on another processor before; what the page says of it."""
 MEMORY = ("inference_memory.json", "inference_640x480.json")
 EXPORTS = ("exports.json", "exports_compile.json")
 FILES = (
+    "sampling.json",
     *INFERENCE,
     *EARLIER,
     *MEMORY,
@@ -232,7 +233,48 @@ def machines() -> str:
     return "\n".join(lines)
 
 
+def sampling() -> str:
+    """The sampling alone: each way, beside torchvision's operator where that was measured."""
+    lines = [
+        (
+            "| size, S, precision | method | sampling, ms | with maps, ms "
+            "| times faster than `deform_conv2d` | kept |"
+        ),
+        "|---|---|---|---|---|---|",
+    ]
+    scores = read("sampling.json")["scores"]
+    for case, methods in scores.items():
+        if not isinstance(methods, dict):
+            continue
+        size, share, dtype = case.split()
+        title = f"{size.replace('x', ' x ')} {share} {_PRECISIONS[dtype]}"
+        compared = "deform_conv2d" in methods
+        for name, found in methods.items():
+            maps = found["map"]
+            # Ratios are to deform_conv2d where there is one.
+            times = f"{1 / maps['both']['ratio']:.1f}" if compared else "–"
+            alone = found.get("sample")
+            kept = maps if alone is None else alone
+            lines.append(
+                f"| {title} | {name} | {_pair(alone)} | {_pair(maps)} | {times} "
+                f"| {kept['kept']:.0f} |"
+            )
+    return "\n".join(lines)
+
+
+_PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
+
+
+def _pair(found: dict[str, Any] | None) -> str:
+    """Milliseconds forward / forward and backward."""
+    if found is None:
+        return "– / –"
+    forward, both = (1000 * found[part]["cpu_seconds"] for part in ("forward", "both"))
+    return f"{forward:.0f} / {both:.0f}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "sampling": sampling,
     "inference": inference,
     "differences": differences,
     "memory": memory,
