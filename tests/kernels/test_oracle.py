@@ -109,9 +109,9 @@ def test_half_precision_features_with_float32_offsets(method, dtype, dense):
     expected = dense(x.detach(), offset.detach(), gradient, 3)
     assert found.dtype == of_x.dtype == dtype
     assert of_offset.dtype == torch.float32
-    # The features are rounded once, on the way out; the gradient of the offsets is not.
+    # The features are rounded once, to nearest, on the way out; the gradient of the offsets is not.
     unit = torch.finfo(dtype).eps
-    torch.testing.assert_close(found.double(), expected[0], rtol=unit, atol=unit)
+    torch.testing.assert_close(found.double(), expected[0], rtol=0.51 * unit, atol=3e-4)
     torch.testing.assert_close(of_x.double(), expected[1], rtol=2 * unit, atol=4 * unit)
     torch.testing.assert_close(of_offset.double(), expected[2], rtol=0, atol=2e-3)
 
