@@ -252,7 +252,7 @@ def sampling() -> str:
         for name, found in methods.items():
             maps = found["map"]
             # Ratios are to deform_conv2d where there is one.
-            times = f"{1 / maps['both']['ratio']:.1f}" if compared else "–"
+            times = f"{1 / maps['both']['ratio']:.1f}" if compared else "-"
             alone = found.get("sample")
             kept = maps if alone is None else alone
             lines.append(
@@ -268,7 +268,7 @@ _PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
 def _pair(found: dict[str, Any] | None) -> str:
     """Milliseconds forward / forward and backward."""
     if found is None:
-        return "– / –"
+        return "- / -"
     forward, both = (1000 * found[part]["cpu_seconds"] for part in ("forward", "both"))
     return f"{forward:.0f} / {both:.0f}"
 

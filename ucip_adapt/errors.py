@@ -93,6 +93,10 @@ class NonFiniteError(UcipError):
     """A loss, a gradient or a weight became NaN or infinite."""
 
 
+_MOST_NAMES = 50
+_NEAREST_NAMES = 8
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """Build the error for a name that is not in a table.
 
@@ -102,13 +106,21 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError
         known: All valid names.
 
     Returns:
-        The error, ready to be raised; it names the nearest match first, then all known names.
+        The error, ready to be raised; it names the nearest match first, then all known names, or a
+        few of more than a screen could show.
 
     Example:
         >>> print(unknown_name("codec", "wepb", ["jpeg", "webp"]))
         unknown codec 'wepb'; did you mean 'webp'? Known: jpeg, webp
+        >>> print(unknown_name("cell", "row7", [f"row-{k}" for k in range(60)]))
+        unknown cell 'row7'; did you mean 'row-7'? The nearest of 60: row-7, row-57, row-47, \
+row-37, row-27, row-17, row-9, row-8
     """
     names = sorted(known)
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean '{nearest[0]}'?" if nearest else "."
-    return UnknownNameError(f"unknown {kind} '{name}'{hint} Known: {', '.join(names)}")
+    listed = f"Known: {', '.join(names)}"
+    if len(names) > _MOST_NAMES:
+        few = difflib.get_close_matches(name, names, n=_NEAREST_NAMES, cutoff=0.0)
+        listed = f"The nearest of {len(names)}: {', '.join(few)}"
+    return UnknownNameError(f"unknown {kind} '{name}'{hint} {listed}")
