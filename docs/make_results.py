@@ -110,24 +110,27 @@ def folded(table: Table) -> str:
 
 
 def tables_of(codec: str) -> str:
-    """Table 3 and its summary for a codec, with each set of prompts and kind of training."""
+    """Table 3 and its summary for a codec, with each set of prompts and kind of training.
+
+    Tables of which nothing is finished yet are named at the end.
+    """
     paper = paper_cells(RESULTS / "paper.json", codec)
-    texts = []
+    texts, missing = [], []
     for matrix in matrices(planned(), codec):
         for prompts in PROMPTS:
             asked = [c for c in planned() if belongs(c, matrix) and row_of(c, prompts)]
             if not {"ii", "iii"} <= {row_of(config, prompts) for config in asked}:
                 continue  # a sweep, not Table 3
             rows = choose_rows(cells(), matrix, prompts)
-            texts.append(f"### {codec}, rows ii and iv train `{prompts}`")
             main = table_3(rows, matrix, paper=paper, planned=asked, prompts=prompts)
             trained = {row: runs for row, runs in rows.items() if row != "i"}
             if not any(trained.values()):
-                texts.append(f"**{main.title}**\n\n{NOTHING}")
+                missing.append(f"Not begun, with `{prompts}` in rows ii and iv: {main.title}.")
                 continue
+            texts.append(f"### {codec}, rows ii and iv train `{prompts}`")
             texts += [shown(main), shown(summary(rows, codec, paper=paper))]
             texts.append(folded(by_place(rows, codec)))
-    return "\n\n".join(texts)
+    return "\n\n".join(texts + missing)
 
 
 def table3_webp() -> str:
