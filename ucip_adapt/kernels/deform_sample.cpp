@@ -5,7 +5,7 @@
 // axes run the same loops, and columns do not fight for the same cache sets. Neighbouring lanes are
 // neighbouring channels: additions into the gradient's buffer never wait for one another.
 //
-// Plain C functions: no PyTorch header, so that it compiles in a second or two.
+// Plain C functions: no PyTorch header, so that it compiles in seconds.
 
 #include <algorithm>
 #include <cmath>
