@@ -17,6 +17,9 @@ from statistics import fmean
 from typing import Any
 
 from ucip_adapt.experiments.bases import gains_by_slot
+from ucip_adapt.experiments.compare import read_cells
+from ucip_adapt.experiments.sweeps import points
+from ucip_adapt.experiments.tables import matrices
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
@@ -28,6 +31,8 @@ PAGES = (
     ROOT / "docs/large_images.md",
 )
 SETS = ("Set5", "Set14", "BSD100")
+UNSEEN = ("webp", "tiny-elic", "jpeg2000")
+GAINS = ("dpm", "dpm+offset", "lora", "everything", "control")
 SIZES = "| parameters | bytes | step | kept |"
 
 
@@ -86,6 +91,28 @@ def base_jpeg() -> str:
 def base_slots() -> str:
     """Gain of the newest base over bicubic by slot of its suite, beside its twin."""
     return gains_by_slot(read("base_suite.json"), RESULTS / "paper.json").markdown()
+
+
+def gains() -> str:
+    """What tuning brings on codecs that the base has not seen, from the ledger's cells."""
+    found = read_cells(RESULTS / "cells")
+    lines = [
+        f"| codec | {' | '.join(f'`{name}`' for name in GAINS)} |",
+        f"|---|{'---|' * len(GAINS)}",
+    ]
+    sizes: dict[str, int] = {}
+    for codec in UNSEEN:
+        planned = matrices([cell.config for cell in found], codec)
+        matrix = next(m for m in planned if (m.evaluate_on, m.max_train_steps) == ("short", 1000))
+        by_method = {point.method: point for point in points(found, matrix)}
+        sizes |= {name: point.num_bytes for name, point in by_method.items()}
+        shown = (
+            f"{by_method[name].gain.overall.mean:+.3f}" if name in by_method else "-"
+            for name in GAINS
+        )
+        lines.append(f"| {codec} | {' | '.join(shown)} |")
+    bytes_of = (f"{sizes[name]:,}" if name in sizes else "-" for name in GAINS)
+    return "\n".join([*lines, f"| bytes | {' | '.join(bytes_of)} |"])
 
 
 def webp20() -> str:
@@ -278,6 +305,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "large_images": large_images,
     "matched_rates": matched_rates,
     "codecs_set14": codecs_set14,
+    "gains": gains,
     "webp20": webp20,
     "webp_methods": webp_methods,
     "webp_paper": webp_paper,
