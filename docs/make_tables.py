@@ -106,11 +106,8 @@ def gains() -> str:
         matrix = next(m for m in planned if (m.evaluate_on, m.max_train_steps) == ("short", 1000))
         by_method = {point.method: point for point in points(found, matrix)}
         sizes |= {name: point.num_bytes for name, point in by_method.items()}
-        shown = (
-            f"{by_method[name].gain.overall.mean:+.3f}" if name in by_method else "-"
-            for name in GAINS
-        )
-        lines.append(f"| {codec} | {' | '.join(shown)} |")
+        values = {name: f"{by_method[name].gain.overall.mean:+.3f}" for name in by_method}
+        lines.append(f"| {codec} | {' | '.join(values.get(name, '-') for name in GAINS)} |")
     bytes_of = (f"{sizes[name]:,}" if name in sizes else "-" for name in GAINS)
     return "\n".join([*lines, f"| bytes | {' | '.join(bytes_of)} |"])
 
