@@ -93,7 +93,7 @@ class NonFiniteError(UcipError):
     """A loss, a gradient or a weight became NaN or infinite."""
 
 
-_MOST_NAMES = 50
+_MOST_NAMES = 100
 _NEAREST_NAMES = 8
 
 
@@ -112,9 +112,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError
     Example:
         >>> print(unknown_name("codec", "wepb", ["jpeg", "webp"]))
         unknown codec 'wepb'; did you mean 'webp'? Known: jpeg, webp
-        >>> print(unknown_name("cell", "row7", [f"row-{k}" for k in range(60)]))
-        unknown cell 'row7'; did you mean 'row-7'? The nearest of 60: row-7, row-57, row-47, \
-row-37, row-27, row-17, row-9, row-8
+        >>> print(unknown_name("cell", "row7", [f"row-{k}" for k in range(120)]))
+        unknown cell 'row7'; did you mean 'row-7'? The nearest of 120: row-7, row-97, row-87, \
+row-77, row-67, row-57, row-47, row-37
     """
     names = sorted(known)
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
