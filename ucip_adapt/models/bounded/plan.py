@@ -201,7 +201,8 @@ def whole_bytes(config: UCIPConfig, batch: int, height: int, width: int, itemsiz
     body = 10 * config.embed_dim + 2 * config.prompt_dim
     # Image and skip, and the strips beside what they are joined to.
     around_head = 3 * config.embed_dim + 4 * 3 * SCALE**2
-    head = 4 * SCALE**2 * config.head_dim
+    # One map more than the head holds at a time: what was freed is not always given back by then.
+    head = 5 * SCALE**2 * config.head_dim
     return _FIXED_BYTES + itemsize * max(pixels * body, pixels * around_head + strip * head)
 
 
