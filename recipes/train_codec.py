@@ -80,6 +80,8 @@ class Options(TrainingOptions):
 def resolve_defaults(cfg: Options) -> Options:
     """Fill in what the codec decides."""
     preset = get_preset(cfg.codec)
+    if cfg.sampler is not None:
+        raise ConfigError("--sampler: a codec fetches no tokens; leave it out")
     adversarial = preset.adversarial if cfg.adversarial is None else cfg.adversarial
     if adversarial and cfg.start_from is None:
         raise ConfigError(

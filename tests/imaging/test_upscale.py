@@ -15,6 +15,7 @@ from ucip_adapt.errors import ConfigError, UcipError
 from ucip_adapt.imaging import Picture, read_picture
 from ucip_adapt.imaging.enlarge import enlarge_picture
 from ucip_adapt.models import UCIP, UCIPConfig, bicubic_x4, plan_large
+from ucip_adapt.models.token_mixer import OffsetLayer
 from ucip_adapt.upscaler import Upscaler
 
 
@@ -171,6 +172,9 @@ def test_the_sampler_reaches_every_network(nano, good, tmp_path, monkeypatch):
     assert {name for _, name in asked} == {"gather"}
     assert len({id(network) for network, _ in asked}) == 3
     monkeypatch.undo()
+    # Offsets in the layout that the kernel reads, also those that an adapter has wrapped.
+    adapted = ucip_adapt.load("webp", sampler="fused").network
+    assert {part.planar for part in adapted.modules() if isinstance(part, OffsetLayer)} == {False}
     source = tmp_path / "in.png"
     source.write_bytes(good["rgb"][0])
     for name in ("grid", "gather"):

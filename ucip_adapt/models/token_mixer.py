@@ -325,8 +325,9 @@ class PTMM(nn.Module):
     def use_sampler(self, sampler: Sampler) -> None:
         """Sample by this implementation, and predict offsets in the layout that it reads."""
         self.mixer.sampler = sampler
-        if self.offset is not None:
-            self.offset.planar = sampler != "fused"
+        for module in self.modules():
+            if isinstance(module, OffsetLayer):  # an adapter may have wrapped it
+                module.planar = sampler != "fused"
 
     def forward(self, x: Tensor, prompt: Tensor, offset: Tensor) -> Tensor:
         """Map ``(B, H, W, C)`` to the same shape, given the prompt and the offsets in force."""

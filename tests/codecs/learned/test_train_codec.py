@@ -117,6 +117,11 @@ def test_the_opponent_needs_somebody_to_start_from(train, tmp_path):
         train(tmp_path, "--codec", "tiny-perceptual")
 
 
+def test_an_option_of_networks_is_refused(train, tmp_path):
+    with pytest.raises(ConfigError, match="--sampler: a codec fetches no tokens"):
+        train(tmp_path, "--codec", "tiny-mse", "--sampler", "fused")
+
+
 def test_training_lowers_the_cost(train, tmp_path):
     """From cosines, 30 steps are enough to see it."""
     flags = ["--codec", "tiny-mse", "--max_train_steps", "30", "--log_steps", "10"]
