@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import subprocess
 import sys
@@ -149,3 +151,20 @@ def test_env_as_table_and_json_say_the_same(
     assert rows["torch"] == found["versions"]["torch"]
     assert rows["cpu_cores"] == str(found["cpu_cores"])
     assert set(rows) - {"item"} == (set(found) - {"versions"}) | set(found["versions"])
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "rest"),
+    [
+        ("codecs", "check", []),
+        ("rd", "codecs", ["--images", "i", "--out", "o"]),
+        ("leaks", "train", ["--test", "t"]),
+        ("leaks", "test", ["--train", "t"]),
+        ("report", "adapters", ["results", "--out", "o"]),
+    ],
+)
+def test_a_list_in_two_flags_is_both(command: str, flag: str, rest: list[str]) -> None:
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"ucip_adapt.cli.{command}").add_arguments(parser)
+    given, _ = parser.parse_known_args([*rest, f"--{flag}", "a", f"--{flag}", "b"])
+    assert getattr(given, flag) == ["a", "b"]

@@ -58,6 +58,14 @@ def test_another_sampler_gives_the_same_training(run, plain, tmp_path):
     assert distance(done, plain) < 1e-5
 
 
+@pytest.mark.parametrize("name", ["tune_prompts", "tune_full", "pretrain_base"])
+def test_every_recipe_hands_the_sampler_on(run, tmp_path, monkeypatch, name):
+    asked = []
+    monkeypatch.setattr(UCIP, "use_sampler", lambda self, sampler: asked.append(sampler))
+    run(name, tmp_path / "out", sampler="gather", max_train_steps=1)
+    assert asked == ["gather"]
+
+
 def test_accumulation_is_a_larger_batch(run, tmp_path):
     whole = run("tune_prompts", tmp_path / "a", train_batch_size=4)
     parts = run("tune_prompts", tmp_path / "b", train_batch_size=2, gradient_accumulation_steps=2)
