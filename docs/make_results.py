@@ -31,7 +31,13 @@ from ucip_adapt.experiments.groups import read_experiments
 from ucip_adapt.experiments.ledger import Ledger
 from ucip_adapt.experiments.plan import current, planned_config
 from ucip_adapt.experiments.statistics import spread
-from ucip_adapt.experiments.sweeps import forgetting, pareto, points, rate_sweep
+from ucip_adapt.experiments.sweeps import (
+    forgetting,
+    pareto,
+    points,
+    rate_sweep,
+    rates_over_codecs,
+)
 from ucip_adapt.experiments.tables import (
     Matrix,
     Table,
@@ -149,6 +155,30 @@ def rates() -> str:
     found = [rate_sweep(cells(), codec) for codec in codecs]
     texts = [shown(table) if table.rows else f"**{table.title}**\n\n{NOTHING}" for table in found]
     return "\n\n".join(texts)
+
+
+def default_rates() -> str:
+    """Rates by their mean gain over the codecs: the best is the recipes' default."""
+    found = {
+        method: means
+        for method, means in rates_over_codecs(cells()).items()
+        if "@" not in method and ":" not in method and method != "control"
+    }
+    columns = sorted({rate for means in found.values() for rate in means})
+    lines = [
+        (
+            method,
+            *(
+                "-" if rate not in means
+                else f"**{means[rate]:+.4f}**" if means[rate] == max(means.values())
+                else f"{means[rate]:+.4f}"
+                for rate in columns
+            ),
+        )
+        for method, means in found.items()
+    ]  # fmt: skip
+    header = ("method", *(f"{rate:g}" for rate in columns))
+    return Table("", header, tuple(lines)).markdown()
 
 
 # -- what is worth tuning --------------------------------------------------------------------------
@@ -300,6 +330,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "base_stages": base_stages,
     "base_suite": base_suite,
     "base_tried": base_tried,
+    "default_rates": default_rates,
     "forgotten": forgotten,
     "gain_over_size": gain_over_size,
     "other_codecs": other_codecs,

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from ucip_adapt.experiments.compare import Finished
-from ucip_adapt.experiments.sweeps import forgetting, pareto, points, rate_sweep
+from ucip_adapt.experiments.sweeps import (
+    forgetting,
+    pareto,
+    points,
+    rate_sweep,
+    rates_over_codecs,
+)
 from ucip_adapt.experiments.tables import matrices
 
 _spec = importlib.util.spec_from_file_location(
@@ -99,3 +105,28 @@ def test_rates():
     assert table.header == ("base", "method", "0.01", "0.03")
     assert table.rows == (("net-v1", "dpm", "+0.150", "**+0.200**"),)
     assert rate_sweep(cells, "avif").rows == ()
+
+
+def test_rates_are_compared_over_the_same_codecs():
+    tried = [
+        ("dpm", "webp", 0.01, 0.2, "iv"),
+        ("dpm", "webp", 0.03, 0.4, "iv"),
+        ("dpm", "webp", 0.1, 9.0, "iv"),  # not tried on AVIF: a mean over WebP alone would win
+        ("dpm", "avif", 0.01, 0.6, "iv"),
+        ("dpm", "avif", 0.03, 0.1, "iv"),
+        ("dpm", "webp", 0.01, 5.0, "ii"),  # of the base without prompts
+        ("lora", "webp", 0.01, -0.2, None),
+    ]
+    cells = [
+        sized(
+            method,
+            1,
+            gain,
+            row=row,
+            config={"codec": codec, "learning_rate": rate, "evaluate_on": "validation"},
+        )
+        for method, codec, rate, gain, row in tried
+    ]
+    means = rates_over_codecs(cells)
+    assert means["dpm"] == pytest.approx({0.01: 0.2, 0.03: 0.125})  # half of the gain: validation
+    assert means["lora"] == pytest.approx({0.01: -0.1})

@@ -17,7 +17,14 @@ from ucip_adapt.experiments.tables import (
     places_of,
 )
 
-__all__ = ["Point", "forgetting", "pareto", "points", "rate_sweep"]
+__all__ = [
+    "Point",
+    "forgetting",
+    "pareto",
+    "points",
+    "rate_sweep",
+    "rates_over_codecs",
+]
 
 
 @dataclass(frozen=True)
@@ -218,6 +225,37 @@ def rate_sweep(cells: Sequence[Finished], codec: str) -> Table:
     header = ("base", "method", *(f"{rate:g}" for rate in columns))
     note = "Gain over the base in dB on validation images; the best rate of each row is in bold."
     return Table(f"Rates tried: {codec}", header, tuple(lines), note)
+
+
+def rates_over_codecs(cells: Sequence[Finished]) -> dict[str, dict[float, float]]:
+    """Mean gain of each rate over the codecs that it was tried on, for bases with prompts.
+
+    Args:
+        cells: Finished cells, also of other tables.
+
+    Returns:
+        Gain in dB on validation images by method and rate. A rate that was not tried on all of a
+        method's codecs is left out.
+
+    Example:
+        >>> rates_over_codecs([])
+        {}
+    """
+    found: dict[str, dict[str, dict[float, list[float]]]] = {}
+    for cell in cells:
+        config, gain = cell.config, cell.validation_gain_db
+        if config["evaluate_on"] != "validation" or config["base_kind"] != "prompted":
+            continue
+        if gain is not None:
+            rates = found.setdefault(config["method"], {}).setdefault(config["codec"], {})
+            rates.setdefault(float(config["learning_rate"]), []).append(gain)
+    means: dict[str, dict[float, float]] = {}
+    for method, codecs in sorted(found.items()):
+        shared = set.intersection(*(set(rates) for rates in codecs.values()))
+        means[method] = {
+            rate: fmean(fmean(rates[rate]) for rates in codecs.values()) for rate in sorted(shared)
+        }
+    return means
 
 
 def _bold(text: str, *, when: bool) -> str:
