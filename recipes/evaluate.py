@@ -76,6 +76,10 @@ class Options:
     window: str = option(
         "config", "'config', 'whole', a side in LQ pixels, or 'both': whole and config."
     )
+    self_ensemble: bool = option(
+        False,
+        "Also measure each network as the mean over eight orientations of a picture ('ensemble').",
+    )
     data: Path | None = option(
         None, "Folder with the benchmark sets; default: the environment variable UCIP_DATA."
     )
@@ -154,9 +158,11 @@ def build_methods(
     for label, model in models.items():
         model.to(device)
         for suffix, way in ways.items():
-            methods[label + suffix] = network_upscaler(
-                model.upscale, device, window=read_window(way)
-            )
+            for ensemble in (False, True) if cfg.self_ensemble else (False,):
+                name = label + suffix + (" ensemble" if ensemble else "")
+                methods[name] = network_upscaler(
+                    model.upscale, device, window=read_window(way), ensemble=ensemble
+                )
     return methods
 
 

@@ -30,6 +30,7 @@ class AutoUpscaler(Upscaler):
         dtype: See :class:`~ucip_adapt.Upscaler`.
         max_memory: See :class:`~ucip_adapt.Upscaler`.
         sampler: See :class:`~ucip_adapt.Upscaler`.
+        self_ensemble: See :class:`~ucip_adapt.Upscaler`.
         pixels: Whether the pixels are looked at where a file does not say its codec.
 
     Example:
@@ -49,10 +50,18 @@ class AutoUpscaler(Upscaler):
         dtype: Precision = "float32",
         max_memory: str | None = None,
         sampler: Sampler | None = None,
+        self_ensemble: bool = False,
         pixels: bool = True,
     ) -> None:
         base = None if base is None else str(base)
-        plain = load(base=base, device=device, dtype=dtype, max_memory=max_memory, sampler=sampler)
+        plain = load(
+            base=base,
+            device=device,
+            dtype=dtype,
+            max_memory=max_memory,
+            sampler=sampler,
+            self_ensemble=self_ensemble,
+        )
         super().__init__(
             plain.network,
             base=plain.base,
@@ -60,6 +69,7 @@ class AutoUpscaler(Upscaler):
             dtype=dtype,
             max_memory=max_memory,
             sampler=sampler,
+            self_ensemble=self_ensemble,
         )
         self.pixels = pixels
         self._asked_base = base
@@ -94,6 +104,7 @@ class AutoUpscaler(Upscaler):
                     dtype=self.dtype,
                     max_memory=self.max_memory,
                     sampler=self.sampler,
+                    self_ensemble=self.self_ensemble,
                 )
             return self._loaded[adapter]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +27,7 @@ from ucip_adapt.data.degrade import Setting, compress_lr, require_codec
 from ucip_adapt.data.paired import to_tensor
 from ucip_adapt.errors import ConfigError
 from ucip_adapt.metrics import gather_scores, get_protocol, score, to_uint8
-from ucip_adapt.models import UCIP
+from ucip_adapt.models import UCIP, self_ensemble
 
 __all__ = [
     "ScoreRow",
@@ -123,6 +124,7 @@ def network_upscaler(
     device: torch.device,
     *,
     window: int | str | None = "config",
+    ensemble: bool = False,
 ) -> Upscale:
     """Wrap :meth:`UCIP.upscale` (of a base, or of a base with an adapter) for 8-bit images.
 
@@ -130,6 +132,8 @@ def network_upscaler(
         upscale: The bound method.
         device: Where the network is.
         window: As in :meth:`UCIP.upscale`.
+        ensemble: Whether to average eight orientations, see
+            :func:`~ucip_adapt.models.self_ensemble`.
 
     Returns:
         A function for :func:`evaluate_sets`, from ``H x W x 3`` uint8 to ``4H x 4W x 3`` uint8.
@@ -143,7 +147,11 @@ def network_upscaler(
     """
 
     def run(lq: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        sr: NDArray[np.uint8] = to_uint8(upscale(to_tensor(lq)[None].to(device), window=window))[0]
+        tensor = to_tensor(lq)[None].to(device)
+        once = functools.partial(upscale, window=window)
+        sr: NDArray[np.uint8] = to_uint8(self_ensemble(once, tensor) if ensemble else once(tensor))[
+            0
+        ]
         return sr
 
     return run

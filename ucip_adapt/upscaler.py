@@ -19,7 +19,7 @@ from ucip_adapt.hub.library import locate_adapter
 from ucip_adapt.imaging.enlarge import enlarge_picture
 from ucip_adapt.imaging.picture import Picture
 from ucip_adapt.imaging.read import read_picture
-from ucip_adapt.models import UCIP, upscale_large
+from ucip_adapt.models import UCIP, self_ensemble, upscale_large
 from ucip_adapt.models.sampling import Sampler
 from ucip_adapt.tuning import DynamicPromptModel, load_prompt_adapter
 
@@ -47,6 +47,9 @@ class Upscaler:
             through it in strips, with the same result. None is no limit.
         sampler: How tokens are fetched: ``"grid"``, ``"gather"``, or ``"fused"``, the compiled
             kernel; the same result to rounding (docs/performance.md). None is the network's own.
+        self_ensemble: Whether a picture is restored in eight orientations and the mean taken:
+            sharper by some hundredths of a dB, in eight times the time
+            (:func:`ucip_adapt.models.self_ensemble`).
 
     Example:
         >>> from PIL import Image
@@ -67,6 +70,7 @@ class Upscaler:
         dtype: Precision = "float32",
         max_memory: str | None = None,
         sampler: Sampler | None = None,
+        self_ensemble: bool = False,
     ) -> None:
         if dtype not in get_args(Precision):
             raise unknown_name("dtype", dtype, get_args(Precision))
@@ -81,6 +85,7 @@ class Upscaler:
         self.dtype: Precision = dtype
         self.max_memory = max_memory
         self.sampler = sampler
+        self.self_ensemble = self_ensemble
         if sampler is not None:
             _base_of(network).use_sampler(sampler)
 
@@ -135,6 +140,9 @@ class Upscaler:
         )
 
     def _forward(self, lq: Tensor) -> Tensor:
+        return self_ensemble(self._once, lq) if self.self_ensemble else self._once(lq)
+
+    def _once(self, lq: Tensor) -> Tensor:
         base = _base_of(self.network)
         if self.max_memory is not None:
             return upscale_large(base, lq.to(self.device), max_memory=self.max_memory)
@@ -193,6 +201,7 @@ def load(
     dtype: Precision = "float32",
     max_memory: str | None = None,
     sampler: Sampler | None = None,
+    self_ensemble: bool = False,
     pixels: bool = True,
 ) -> AutoUpscaler: ...
 
@@ -208,6 +217,7 @@ def load(
     dtype: Precision = "float32",
     max_memory: str | None = None,
     sampler: Sampler | None = None,
+    self_ensemble: bool = False,
     pixels: bool = True,
 ) -> Upscaler: ...
 
@@ -222,6 +232,7 @@ def load(
     dtype: Precision = "float32",
     max_memory: str | None = None,
     sampler: Sampler | None = None,
+    self_ensemble: bool = False,
     pixels: bool = True,
 ) -> Upscaler:
     """Load a base and an adapter, ready to enlarge pictures.
@@ -237,6 +248,7 @@ def load(
         dtype: See :class:`Upscaler`.
         max_memory: See :class:`Upscaler`.
         sampler: See :class:`Upscaler`.
+        self_ensemble: See :class:`Upscaler`.
         pixels: For ``"auto"``: whether to look at the pixels where a file does not say its codec.
 
     Returns:
@@ -262,6 +274,7 @@ def load(
             dtype=dtype,
             max_memory=max_memory,
             sampler=sampler,
+            self_ensemble=self_ensemble,
             pixels=pixels,
         )
     _check_device(device)
@@ -274,6 +287,7 @@ def load(
             dtype=dtype,
             max_memory=max_memory,
             sampler=sampler,
+            self_ensemble=self_ensemble,
         )
     folder = locate_adapter(str(adapter), revision=revision, subfolder=subfolder)
     model = load_prompt_adapter(folder, None if base is None else UCIP.from_pretrained(str(base)))
@@ -286,6 +300,7 @@ def load(
         dtype=dtype,
         max_memory=max_memory,
         sampler=sampler,
+        self_ensemble=self_ensemble,
     )
 
 
@@ -300,6 +315,7 @@ def interpolate(
     dtype: Precision = "float32",
     max_memory: str | None = None,
     sampler: Sampler | None = None,
+    self_ensemble: bool = False,
 ) -> Upscaler:
     """Load a base with an adapter between two others: ``(1 - t) * first + t * second``.
 
@@ -316,6 +332,7 @@ def interpolate(
         dtype: See :class:`Upscaler`.
         max_memory: See :class:`Upscaler`.
         sampler: See :class:`Upscaler`.
+        self_ensemble: See :class:`Upscaler`.
 
     Returns:
         The network with the one new adapter.
@@ -357,6 +374,7 @@ def interpolate(
         dtype=dtype,
         max_memory=max_memory,
         sampler=sampler,
+        self_ensemble=self_ensemble,
     )
 
 

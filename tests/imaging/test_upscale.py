@@ -189,6 +189,33 @@ def test_the_sampler_reaches_every_network(nano, good, tmp_path, monkeypatch):
         ucip_adapt.load(sampler="grit")
 
 
+def test_self_ensemble_reaches_every_network(nano, good, tmp_path):
+    """By hand, by `auto` and its adapters, by the command; it is the mean of eight pictures."""
+    automatic = ucip_adapt.load("auto", self_ensemble=True)
+    assert automatic.using("avif").self_ensemble
+    assert automatic.using(None).self_ensemble
+    assert ucip_adapt.interpolate("webp", "webp", 0.5, self_ensemble=True).self_ensemble
+    source = tmp_path / "in.png"
+    source.write_bytes(good["rgb"][0])
+    command = ["upscale", str(source), "--adapter", "none", "--base", str(nano), "--quiet"]
+    assert main([*command, "-o", str(tmp_path / "once.png")]) == 0
+    assert main([*command, "-o", str(tmp_path / "all.png"), "--self-ensemble"]) == 0
+    once, together = (
+        read_picture((tmp_path / f"{name}.png").read_bytes()).colour for name in ("once", "all")
+    )
+    assert not np.array_equal(once, together)
+    colour = read_picture(source.read_bytes()).colour
+    model = ucip_adapt.load(base=nano)
+    turned = [
+        np.rot90(model.upscale(np.ascontiguousarray(np.rot90(seen, k))), -k)[:, ::step]
+        for seen, step in ((colour, 1), (colour[:, ::-1], -1))
+        for k in range(4)
+    ]
+    mean = np.mean([picture.astype(float) for picture in turned], axis=0)
+    assert np.abs(together - mean).max() <= 1.01  # each of the eight was rounded here
+    assert np.array_equal(ucip_adapt.load(base=nano, self_ensemble=True).upscale(colour), together)
+
+
 def test_load_names_what_is_wrong(tmp_path):
     with pytest.raises(UcipError, match="unknown adapter 'wep'"):
         ucip_adapt.load("wep")

@@ -91,6 +91,16 @@ def test_whole_images_beside_windows(run, world, tmp_path):
     assert cells(both, "base") != cells(both, "base whole")
 
 
+def test_self_ensemble_beside_each_network(run, world, tmp_path):
+    done = run("evaluate", tmp_path / "out", self_ensemble=True, window="both")
+    ways = ["base whole", "base whole ensemble", "base", "base ensemble"]
+    assert methods(done) == ["bicubic", *ways]
+    plain = run("evaluate", tmp_path / "plain", window="both")
+    for way in ways[::2]:
+        assert cells(done, way) == cells(plain, way)
+        assert cells(done, f"{way} ensemble") != cells(plain, way)
+
+
 def test_protocols_images_and_sets_are_chosen(run, world, tmp_path):
     done = run(
         "evaluate",

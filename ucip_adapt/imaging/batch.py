@@ -61,6 +61,7 @@ class BatchOptions:
         dtype: See :func:`ucip_adapt.load`.
         max_memory: See :func:`ucip_adapt.load`.
         sampler: See :func:`ucip_adapt.load`.
+        self_ensemble: See :func:`ucip_adapt.load`.
         workers: Pictures at once.
         file_format: Name of :data:`~ucip_adapt.imaging.FORMATS`, where the target does not say.
         overwrite: Whether to replace results that are there.
@@ -77,6 +78,7 @@ class BatchOptions:
     dtype: Precision = "float32"
     max_memory: str | None = None
     sampler: Sampler | None = None
+    self_ensemble: bool = False
     workers: int = 1
     file_format: str = "png"
     overwrite: bool = False
@@ -240,6 +242,7 @@ def _load(options: BatchOptions) -> Upscaler:
         dtype=options.dtype,
         max_memory=options.max_memory,
         sampler=options.sampler,
+        self_ensemble=options.self_ensemble,
         pixels=options.pixels,
     )
 

@@ -8,6 +8,7 @@ from ucip_adapt.models.convert import (
     load_authors_checkpoint,
     to_authors_state_dict,
 )
+from ucip_adapt.models.ensemble import self_ensemble
 from ucip_adapt.models.large import upscale_large, upscale_rows
 from ucip_adapt.models.prompts import DPM
 from ucip_adapt.models.recognise import from_state_dict, load_single_file, save_single_file
@@ -38,6 +39,7 @@ __all__ = [
     "load_single_file",
     "plan_large",
     "save_single_file",
+    "self_ensemble",
     "to_authors_state_dict",
     "upscale_large",
     "upscale_rows",
