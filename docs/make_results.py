@@ -277,6 +277,17 @@ def base_suite() -> str:
     return "\n\n".join([table.markdown(), f"{table.note} {made}"])
 
 
+def more_images() -> str:
+    """Two last stages alike but for their images, by slot: one over the other."""
+    path = RESULTS / "more_images.json"
+    if not path.is_file():
+        return "Not measured yet."
+    record = read_results(path)
+    names = {"base": "the stage on CID22 alone", "more-images": "with BSDS500 added"}
+    table = gains_by_slot(record, RESULTS / "paper.json", reference="base", names=names)
+    return "\n\n".join([table.markdown(), f"{table.note} Made by `{record['command']}`."])
+
+
 # -- doing it again --------------------------------------------------------------------------------
 
 
@@ -333,6 +344,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "default_rates": default_rates,
     "forgotten": forgotten,
     "gain_over_size": gain_over_size,
+    "more_images": more_images,
     "other_codecs": other_codecs,
     "progress": progress,
     "rates": rates,

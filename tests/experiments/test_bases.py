@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from ucip_adapt.experiments.bases import curves, stages, tried
+from ucip_adapt.experiments.bases import curves, gains_by_slot, stages, tried
 
 STAGE = {
     "settings": ["jpeg:10", "jpeg:20", "hm:47"],
@@ -65,3 +67,64 @@ def test_curves(record):
     short = {**record, "scores": {"rows": [], "curve": []}}
     assert curves({"one": record, "short": short}) == {"one": [(650.0, 0.4)]}
     assert tried({"short": short}).rows[0][-3:] == ("-", "-", "-")
+
+
+def suite(scores, names=None):
+    """Two slots, jpeg with two qualities and hm with one; ``scores`` by method, then by codec."""
+    rows = []
+    for method, by_codec in scores.items():
+        for codec, qualities in (("jpeg", (10, 20)), ("hm", (47,))):
+            for quality in qualities if codec in by_codec else ():
+                images = by_codec[codec]
+                rows.append(row(method, codec, quality, sum(images) / len(images)))
+                if names:
+                    rows[-1] |= {"names": names, "psnr_db_images": images}
+    slots = [
+        {"name": "first", "codec": "jpeg", "qualities": [10, 20]},
+        {"name": "second", "codec": "hm", "qualities": [47]},
+    ]
+    return {"parameters": {"slots": slots}, "scores": {"rows": rows}}
+
+
+NO_PAPER = Path("no/paper.json")
+
+
+def test_slots_count_alike():
+    record = suite(
+        {
+            "bicubic": {"jpeg": [25.0, 26.0], "hm": [24.0, 24.0]},
+            "base": {"jpeg": [25.1, 26.1], "hm": [24.5, 24.5]},
+        }
+    )
+    table = gains_by_slot(record, NO_PAPER)
+    assert table.header == ("slot", "codec", "qualities", "base, as configured", "paper")
+    assert [line[3] for line in table.rows] == ["+0.100", "+0.500", "**+0.300**"]
+
+
+def test_a_slot_that_is_not_complete_leaves_no_mean():
+    record = suite(
+        {
+            "bicubic": {"jpeg": [25.0, 26.0], "hm": [24.0, 24.0]},
+            "base": {"jpeg": [25.1, 26.1]},
+        }
+    )
+    assert [line[3] for line in gains_by_slot(record, NO_PAPER).rows] == ["+0.100", "-", "-"]
+
+
+def test_one_network_over_another_has_intervals_over_images():
+    record = suite(
+        {
+            "bicubic": {"jpeg": [25.0, 26.0], "hm": [24.0, 24.0]},
+            "base": {"jpeg": [25.1, 26.1], "hm": [24.5, 24.5]},
+            "other": {"jpeg": [25.3, 26.1], "hm": [24.3, 24.7]},
+        },
+        names=["a", "b"],
+    )
+    table = gains_by_slot(record, NO_PAPER, reference="base", names={"other": "the other"})
+    assert table.header == ("slot", "codec", "qualities", "the other")
+    # By image: jpeg +0.2 and 0, hm -0.2 and +0.2; over the slots 0 and +0.1, an image at a time.
+    assert [line[3] for line in table.rows] == [
+        "+0.100 [+0.000, +0.200]",
+        "+0.000 [-0.200, +0.200]",
+        "**+0.050 [+0.000, +0.100]**",
+    ]

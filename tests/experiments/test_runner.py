@@ -88,10 +88,11 @@ matrix = [{ method = ["bicubic", "base", "dpm"] }]
 priority = 10
 evaluate_on = "validation"
 method = "dpm"
+max_train_steps = 100
 learning_rate = [1e-2, 3e-2]
 """
-LOW = "tiny_webp_dpm_validation_rate-0.01_seed0"
-HIGH = "tiny_webp_dpm_validation_rate-0.03_seed0"
+LOW = "tiny_webp_dpm_validation_rate-0.01_100-steps_seed0"
+HIGH = "tiny_webp_dpm_validation_rate-0.03_100-steps_seed0"
 DPM = "tiny_webp_dpm_short_also-jpeg_seed0"
 BASE = "tiny_webp_base_short_also-jpeg"
 BICUBIC = "webp_bicubic_short_also-jpeg"
@@ -339,6 +340,37 @@ def test_parts_made_on_another_base_are_not_used(stage) -> None:
     report = stage.runner().run(only=(LOW,))
     assert re.search(r"a part was made on another tiny; remove its folder", report.failed[LOW])
     assert stage.cells() == {BASE}
+
+
+def test_cells_that_only_measure_otherwise_share_a_training(tmp_path, ledger_of) -> None:
+    """One training for three cells; another seed has its own, and so has another rate."""
+    text = """
+[groups.g]
+base = "tiny"
+codec = "webp"
+method = "dpm"
+learning_rate = 1e-2
+matrix = [
+    { evaluate_on = ["small", "short"], seed = [0, 1] },
+    { evaluate_on = "small", also_measure = ["jpeg"] },
+    { evaluate_on = "short", learning_rate = 3e-2 },
+]
+"""
+    stage = Stage(tmp_path, ledger_of)
+    stage.ledger = ledger_of(text, tmp_path / "cells")
+    report = stage.runner().run()
+    assert (len(report.finished), report.failed) == (6, {})
+    trained = [place for place in stage.made() if place.endswith("/training")]
+    assert len(trained) == 3, "two seeds at one rate, and another rate"
+    # The fake's weights hold the folder that they were made in.
+    makers = {
+        hashlib.sha256(str(stage.runs / place).encode()).hexdigest(): place for place in trained
+    }
+    for cell in stage.cells():
+        files = read_results(stage.ledger.folder / f"{cell}.json")["files"]
+        maker = makers[files["adapter_model.safetensors"]["sha256"]].removesuffix("/training")
+        assert cell[cell.index("_rate-") :] == maker[maker.index("_rate-") :], "rate and seed"
+    assert sum("takes     the training of " in line for line in stage.lines) == 3
 
 
 def test_the_command_lists_and_says_what_failed(stage, tmp_path, capsys, monkeypatch) -> None:

@@ -18,6 +18,7 @@ _SHAPE = ("steps", "batch", "crop", "rate")
 _NAMES = {"base": "base, as configured", "base whole": "base, whole image"}
 _Place = tuple[str, str, int]
 _Rows = Mapping[tuple[str, str, str, int], Mapping[str, Any]]
+_Pairs = list[tuple[Mapping[str, Any], Mapping[str, Any]]]
 
 
 def base_records(names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -148,12 +149,20 @@ def curves(records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[tuple[flo
     return {name: line for name, line in found.items() if line}
 
 
-def gains_by_slot(record: Mapping[str, Any], paper: Path) -> Table:
-    """Networks over bicubic by slot of the suite that the base was trained on.
+def gains_by_slot(
+    record: Mapping[str, Any],
+    paper: Path,
+    *,
+    reference: str = "bicubic",
+    names: Mapping[str, str] = _NAMES,
+) -> Table:
+    """Networks over bicubic, or over another network, by slot of the suite they were trained on.
 
     Args:
         record: What ``evaluate.py --suite`` left.
         paper: ``results/paper.json``: its network's scores on JPEG.
+        reference: What gains are over: a method of the record.
+        names: What the columns are called, by method.
 
     Returns:
         A row for each slot and one for the mean over slots; where the scores of single images are
@@ -161,55 +170,74 @@ def gains_by_slot(record: Mapping[str, Any], paper: Path) -> Table:
     """
     rows = [row for row in record["scores"]["rows"] if row["protocol"] == "y-c4" and row["images"]]
     found = {(r["method"], r["dataset"], r["codec"], r["quality"]): r for r in rows}
-    methods = [m for m in dict.fromkeys(r["method"] for r in rows) if m != "bicubic"]
+    methods = [
+        m for m in dict.fromkeys(r["method"] for r in rows) if m not in {"bicubic", reference}
+    ]
     datasets = list(dict.fromkeys(r["dataset"] for r in rows))
     lines = []
-    means: dict[str, list[float | None]] = {method: [] for method in methods}
+    by_slot: dict[str, list[_Pairs]] = {method: [] for method in methods}
+    complete = dict.fromkeys(methods, True)
     for slot in record["parameters"]["slots"]:
         places = [(d, slot["codec"], q) for d in datasets for q in slot["qualities"]]
-        texts = []
         for method in methods:
-            pairs = _pairs(found, method, places)
-            gains = [a["psnr_db"] - b["psnr_db"] for a, b in pairs]
-            means[method].append(fmean(gains) if len(gains) == len(places) else None)
-            texts.append(_gain(pairs))
+            pairs = _pairs(found, method, reference, places)
+            by_slot[method].append(pairs)
+            complete[method] &= len(pairs) == len(places)
+        texts = [_gain([by_slot[method][-1]]) for method in methods]
         qualities = " ".join(map(str, slot["qualities"]))
-        beside = _paper_gain(found, places, paper) if slot["codec"] == "jpeg" else HOLE
+        with_paper = slot["codec"] == "jpeg" and reference == "bicubic"
+        beside = _paper_gain(found, places, paper) if with_paper else HOLE
         lines.append((slot["name"], slot["codec"], qualities, *texts, beside))
     # Slots count alike, whatever number of qualities they have; with a hole there is no mean.
-    overall = [
-        HOLE
-        if None in values
-        else f"**{fmean(value for value in values if value is not None):+.3f}**"
-        for values in means.values()
-    ]
+    overall = [f"**{_gain(by_slot[m])}**" if complete[m] else HOLE for m in methods]
     lines.append(("**mean of slots**", "", "", *overall, HOLE))
-    header = ("slot", "codec", "qualities", *(_NAMES.get(m, m) for m in methods), "paper")
+    header = ("slot", "codec", "qualities", *(names.get(m, m) for m in methods), "paper")
     note = (
-        f"Gain over bicubic in dB (y-c4), mean over {', '.join(datasets)} and the qualities. The "
-        "paper: its network's gain on the same cells, over the same bicubic."
+        f"Gain over {names.get(reference, reference)} in dB (y-c4), mean over "
+        f"{', '.join(datasets)} and the qualities."
     )
+    if reference == "bicubic":
+        note += " The paper: its network's gain on the same cells, over the same bicubic."
+    else:
+        header, lines = header[:-1], [line[:-1] for line in lines]
     return Table("The bases over bicubic", header, tuple(lines), note)
 
 
-def _pairs(
-    found: _Rows, method: str, places: Sequence[_Place]
-) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    keys = [((method, *place), ("bicubic", *place)) for place in places]
+def _pairs(found: _Rows, method: str, reference: str, places: Sequence[_Place]) -> _Pairs:
+    keys = [((method, *place), (reference, *place)) for place in places]
     return [(found[a], found[b]) for a, b in keys if a in found and b in found]
 
 
-def _gain(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str:
-    if not pairs:
+def _gain(slots: Sequence[_Pairs]) -> str:
+    """Mean over slots of the mean over a slot's pairs, with its interval where images are kept."""
+    if not all(slots):
         return HOLE
+    pairs = [pair for slot in slots for pair in slot]
     if not all(a.get("names") and a["names"] == b.get("names") for a, b in pairs):
-        return f"{fmean(a['psnr_db'] - b['psnr_db'] for a, b in pairs):+.3f}"
-    by_set: dict[str, list[list[float]]] = {}
-    for a, b in pairs:
-        images = zip(a["psnr_db_images"], b["psnr_db_images"], strict=True)
-        by_set.setdefault(a["dataset"], []).append([x - y for x, y in images])
-    means = [[fmean(image) for image in zip(*one, strict=True)] for one in by_set.values()]
-    return str(bootstrap_sets(means, [len(one) for one in by_set.values()]))
+        return (
+            f"{fmean(fmean(a['psnr_db'] - b['psnr_db'] for a, b in slot) for slot in slots):+.3f}"
+        )
+    datasets = dict.fromkeys(a["dataset"] for a, _ in pairs)
+    # An image that is drawn brings its gains in all slots and qualities.
+    images = [
+        _mean_by_image(
+            [
+                _mean_by_image([_by_image(a, b) for a, b in slot if a["dataset"] == dataset])
+                for slot in slots
+            ]
+        )
+        for dataset in datasets
+    ]
+    qualities = [sum(a["dataset"] == dataset for a, _ in pairs) for dataset in datasets]
+    return str(bootstrap_sets(images, qualities))
+
+
+def _by_image(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[float]:
+    return [x - y for x, y in zip(a["psnr_db_images"], b["psnr_db_images"], strict=True)]
+
+
+def _mean_by_image(lists: Sequence[Sequence[float]]) -> list[float]:
+    return [fmean(image) for image in zip(*lists, strict=True)]
 
 
 def _paper_gain(found: _Rows, places: Sequence[_Place], paper: Path) -> str:

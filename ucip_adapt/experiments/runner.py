@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ucip_adapt.errors import CheckpointError, UcipError
 from ucip_adapt.experiments.cells import Cell
@@ -27,6 +27,9 @@ from ucip_adapt.training.signals import StopRequest
 __all__ = ["Report", "Runner"]
 
 _POLL_SECONDS = 0.2
+_MEASURED = ("evaluate_on", "also_measure")
+"""Fields of a cell that say what is measured; cells that differ in these alone share a training."""
+
 _PATIENCE_SECONDS = 300.0
 """How long a recipe that was asked to stop may take for its step and its checkpoint."""
 
@@ -183,6 +186,7 @@ class Runner:
         rate = "" if state.learning_rate is None else f", rate {state.learning_rate:g}"
         self.say(f"makes     {cell.id}{rate}{'; ' if state.reason else ''}{state.reason}")
         started = time.monotonic()
+        self._adopt(cell, marker, folder)
         for stage in stages:
             if stage.results.is_file():
                 continue
@@ -198,6 +202,25 @@ class Runner:
         gain = record["scores"].get("validation_gain_db")
         shown = "" if gain is None else f"{gain:+.3f} dB on the validation images, "
         return "finished", f"{shown}{time.monotonic() - started:.0f} s"
+
+    def _adopt(self, cell: Cell, marker: dict[str, Any], folder: Path) -> None:
+        """Take a copy of a finished training that is this cell's too, if there is one."""
+        own = folder / "training"
+        if own.exists() or not cell.trained:
+            return
+        wanted = _training_of(marker)
+        for other in sorted(self.folder.iterdir()):
+            if _training_of(read_marker(other / "cell.json") or {}) != wanted:
+                continue
+            if (other / "training" / "results.json").is_file():
+                part = folder / "training.part"
+                shutil.rmtree(part, ignore_errors=True)
+                shutil.copytree(
+                    other / "training", part, ignore=shutil.ignore_patterns("checkpoints")
+                )
+                part.rename(own)
+                self.say(f"takes     the training of {other.name}")
+                return
 
     @staticmethod
     def _clear(folder: Path) -> None:
@@ -260,6 +283,10 @@ class Runner:
             self._stopping.set()
             for child in self._children:
                 child.kill()
+
+
+def _training_of(marker: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in marker.items() if name not in _MEASURED}
 
 
 def _seen(report: Report) -> set[str]:

@@ -15,9 +15,9 @@ def self_ensemble(upscale: Callable[[Tensor], Tensor], lq: Tensor) -> Tensor:
     """Average what a network makes of an image's four turns and their mirror images.
 
     A network sees the eight as different pictures and errs differently on each; what it restores is
-    the same. Eight times the time, at one orientation's memory and two results' more. The "+" of
-    EDSR+ and its successors (Timofte et al., CVPR 2016, Sec. 3.6; Lim et al., CVPR workshops 2017,
-    Sec. 3.4).
+    the same. Eight times the time, at one orientation's memory and two results' more. Timofte et
+    al., "Seven ways to improve example-based single image super resolution" (CVPR 2016); the "+" of
+    EDSR+ (Lim et al., CVPR workshops 2017) and its successors.
 
     Args:
         upscale: From ``(B, 3, H, W)`` to ``(B, 3, s * H, s * W)``, for any H and W.
