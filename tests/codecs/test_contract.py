@@ -25,7 +25,7 @@ from ucip_adapt.errors import CodecError, ConfigError
 # Pixels and bitstreams of a codec may take this range over the qualities of its suite: wide enough
 # for any codec of the paper, narrow enough to notice a quality that is not passed on, or a rate in
 # bytes or per colour channel.
-BPP = (0.05, 6.0)
+BPP = (0.05, 8.0)
 PSNR_DB = (18.0, 45.0)
 
 ODD_SIZES = [(1, 1), (1, 40), (40, 1), (2, 2), (7, 13), (33, 18), (64, 35)]

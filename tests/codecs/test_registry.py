@@ -14,6 +14,7 @@ from PIL import Image, JpegImagePlugin, features
 
 from ucip_adapt.codecs import CODECS, get_codec, list_codecs
 from ucip_adapt.codecs.base import fingerprint_digest
+from ucip_adapt.codecs.gif import GIF
 from ucip_adapt.codecs.heic import HEIC
 from ucip_adapt.codecs.jpegxl import JPEGXL, distance_of
 from ucip_adapt.codecs.pillow import AVIF, JPEG, JPEG2000, WEBP
@@ -85,6 +86,34 @@ def test_streams_are_what_another_decoder_reads(lr: np.ndarray) -> None:
     for codec, decode in ((JPEG, imagecodecs.jpeg8_decode), (WEBP, imagecodecs.webp_decode)):
         coded = codec.roundtrip(lr, 30)
         np.testing.assert_array_equal(decode(coded.stream), coded.pixels)
+
+
+@pytest.mark.parametrize("colours", [2, 16, 200])
+def test_gif_has_few_colours(colours: int, lr: np.ndarray) -> None:
+    coded = GIF.roundtrip(lr, colours)
+    palette = np.unique(coded.pixels.reshape(-1, 3), axis=0)
+    assert colours / 2 <= len(palette) <= colours
+    imagecodecs = pytest.importorskip("imagecodecs")
+    np.testing.assert_array_equal(imagecodecs.gif_decode(coded.stream), coded.pixels)
+
+
+def test_gif_dithers() -> None:
+    """On a ramp, between the palette's ends: diffused errors cancel over an area."""
+    ramp = np.linspace(0, 255, 128).round().astype(np.uint8)
+    picture = np.repeat(np.tile(ramp, (128, 1))[..., None], 3, axis=2)
+    coded = GIF.roundtrip(picture, 4).pixels.astype(float)
+    palette = np.unique(coded)
+    assert len(palette) == 4
+    nearest = palette[np.abs(palette - picture[..., :1]).argmin(axis=2)][..., None]
+
+    def error(pixels: np.ndarray, side: int) -> float:
+        """Root mean square error of means over squares of the middle."""
+        off = (pixels - picture)[:, 32:96].mean(axis=2)
+        off = off.reshape(128 // side, side, 64 // side, side)
+        return float(np.sqrt(np.square(off.mean(axis=(1, 3))).mean()))
+
+    assert error(coded, 1) > error(nearest, 1)
+    assert error(coded, 8) < 0.3 * error(nearest, 8)
 
 
 def test_heic_does_not_depend_on_the_number_of_cores(lr: np.ndarray) -> None:

@@ -122,13 +122,15 @@ def test_what_lost_nothing_has_no_codec(pictures):
 
 
 def test_every_lossy_container_is_named(pictures):
-    for name in ("jpeg", "webp", "avif", "jpeg2000", "jpegxl", "heic"):
+    for name in ("jpeg", "webp", "avif", "jpeg2000", "jpegxl", "heic", "gif"):
         codec = get_codec(name)
         if not codec.available().ok:
             continue
         for quality in codec.spec.qualities:
             found = detect_codec(codec.roundtrip(pictures[0], quality).stream)
             assert (found.codec, found.confidence) == (name, 1)
+            if name == "gif":
+                assert found.quality == quality, "a power of two, as palettes are"
     imagecodecs = pytest.importorskip("imagecodecs")
     rgba = with_alpha(pictures[0])
     boxed = imagecodecs.jpegxl_encode(rgba, distance=4.0, usecontainer=True)
@@ -144,13 +146,14 @@ def test_damaged_files_are_never_more_than_unknown(pictures):
         saved(small, "WEBP", quality=20, save_all=True, append_images=[Image.fromarray(small)]),
         saved(small, "AVIF", quality=30),
         saved(small, "JPEG2000", irreversible=True),
+        saved(small, "GIF"),
     ]
     for name in ("heic", "jpegxl"):
         codec = get_codec(name)
         if codec.available().ok:
             files.append(codec.roundtrip(small, codec.spec.qualities[0]).stream)
     random = np.random.default_rng(0)
-    codecs = {None, "jpeg", "webp", "avif", "jpeg2000", "heic", "jpegxl"}
+    codecs = {None, "jpeg", "webp", "avif", "jpeg2000", "heic", "jpegxl", "gif"}
     unlike = 0
     for data in files:
         sound = detect_codec(data)
@@ -158,7 +161,9 @@ def test_damaged_files_are_never_more_than_unknown(pictures):
             found = detect_codec(mutated(data, random))
             assert isinstance(found, Detection)
             assert found.codec in codecs
-            assert found.quality is None or 0 <= found.quality <= 100
+            assert found.quality is None or 0 <= found.quality <= (
+                256 if found.codec == "gif" else 100
+            )
             assert found.confidence == float(found.codec is not None)
             unlike += found != sound
     assert unlike > len(files) * 10, "the mutations have to reach what is read"

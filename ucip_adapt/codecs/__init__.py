@@ -8,6 +8,7 @@ from ucip_adapt.codecs.base import Availability, Codec, CodecSpec, Degraded
 from ucip_adapt.codecs.command import command_codec
 from ucip_adapt.codecs.compressai import CHENG2020_MSE, CHENG2020_MSSSIM, ELIC
 from ucip_adapt.codecs.folder import folder_codec
+from ucip_adapt.codecs.gif import GIF
 from ucip_adapt.codecs.heic import HEIC
 from ucip_adapt.codecs.hific import HIFIC
 from ucip_adapt.codecs.jpegxl import JPEGXL
@@ -40,6 +41,7 @@ _BUILT_IN: tuple[Codec, ...] = (
     JPEG2000,
     JPEGXL,
     HEIC,
+    GIF,
     X265,
     HM,
     VVENC,

@@ -49,6 +49,8 @@ def detect_codec(data: bytes) -> Detection:
         return _jpegxl(data)
     if data.startswith((_JP2_BOX, b"\xff\x4f\xff\x51")):
         return _jpeg2000(data)
+    if data[:6] in {b"GIF87a", b"GIF89a"}:
+        return _gif(data)
     return _unknown("the container does not say how the pixels were compressed")
 
 
@@ -63,6 +65,14 @@ def _jpeg(data: bytes) -> Detection:
         return Detection("jpeg", None, "JPEG without a quantisation table")
     how = "of" if exact else "nearest to"
     return Detection("jpeg", quality, f"JPEG quantisation tables {how} quality {quality}")
+
+
+def _gif(data: bytes) -> Detection:
+    """The palette for the whole file has 2 to 256 colours, a power of two (GIF89a, 18)."""
+    if len(data) > 10 and data[10] & 0x80:
+        colours = 2 << (data[10] & 7)
+        return Detection("gif", colours, f"GIF with a palette of {colours} colours")
+    return Detection("gif", None, "GIF without a palette for the whole file")
 
 
 def _webp(data: bytes) -> Detection:
