@@ -16,7 +16,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ucip_adapt.experiments.bases import gains_by_slot
+from ucip_adapt.assets import shipped_bases
+from ucip_adapt.experiments.bases import base_records, gains_by_slot
 from ucip_adapt.experiments.compare import read_cells
 from ucip_adapt.experiments.statistics import bootstrap_sets
 from ucip_adapt.experiments.sweeps import points
@@ -297,6 +298,13 @@ def large_images() -> str:
     return "\n".join(lines)
 
 
+def base_of(record: Any) -> str:  # noqa: ANN401 - JSON
+    """The base's own name, also where it was asked for by one that moves on."""
+    known = base_records(shipped_bases())
+    made_on = record["parameters"]["base_fingerprint"]
+    return next(n for n, own in known.items() if own["parameters"]["fingerprint"] == made_on)
+
+
 def self_ensemble() -> str:
     """What the mean over eight orientations gains on WebP, image by image."""
     record = read("self_ensemble.json")
@@ -315,8 +323,8 @@ def self_ensemble() -> str:
             f"| {mean['psnr_db']:.3f} | {gain} |"
         )
     return "\n".join(lines) + (
-        f"\n\nPSNR in dB (y-c4) of `{record['config']['pretrained_model_name_or_path']}`, made by "
-        f"`{record['command']}`; the interval is over pictures."
+        f"\n\nPSNR in dB (y-c4) of `{base_of(record)}`, made by `{record['command']}`; the interval is "
+        "over pictures."
     )
 
 
