@@ -323,8 +323,8 @@ def self_ensemble() -> str:
             f"| {mean['psnr_db']:.3f} | {gain} |"
         )
     return "\n".join(lines) + (
-        f"\n\nPSNR in dB (y-c4) of `{base_of(record)}`, made by `{record['command']}`; the interval is "
-        "over pictures."
+        f"\n\nPSNR in dB (y-c4) of `{base_of(record)}`; the interval is over pictures. Made by "
+        f"`{record['command']}`."
     )
 
 
