@@ -328,6 +328,24 @@ def self_ensemble() -> str:
     )
 
 
+def gif_variants() -> str:
+    """The adapter for GIF on GIFs that other programs make, and on drawings."""
+    record = read("gif_variants.json")
+    lines = [
+        "| pictures | made GIFs by | base | with `gif-photo` | worst of them | worse |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['pictures']} | {row['way']} | {row['base_psnr_db']:.2f} | {row['gain_db']:+.2f} "
+        f"| {row['least_db']:+.2f} | {row['worse']} of {row['count']} |"
+        for row in record["scores"]["rows"]
+    ]
+    return "\n".join(lines) + (
+        f"\n\nPSNR in dB (y-c4) of the base and change with the adapter; `{record['command']}`, "
+        f"`results/gif_variants.json`."
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "adapters": adapters,
     "base_jpeg": base_jpeg,
@@ -336,6 +354,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "matched_rates": matched_rates,
     "codecs_set14": codecs_set14,
     "gains": gains,
+    "gif_variants": gif_variants,
     "self_ensemble": self_ensemble,
     "webp20": webp20,
     "webp_methods": webp_methods,

@@ -101,3 +101,16 @@ def test_networks_are_loaded_once_and_only_when_needed(webp):
     model.upscale_file(webp.stream)
     assert list(model._loaded) == [None, "webp"]
     assert model.using("webp") is model.using("webp")
+
+
+def test_an_adapter_for_some_pictures_of_a_codec_has_to_be_named(auto):
+    """A GIF may be a drawing, which the adapter for photographs worsens."""
+    image = load_eval_set("GB82-val", limit=1).images[0].lr[:48, :64]
+    stream = get_codec("gif").roundtrip(np.ascontiguousarray(image), 16).stream
+    detection, choice = auto.choose(read_picture(stream), stream)
+    assert (detection.codec, detection.quality) == ("gif", 16)
+    assert choice.adapter is None
+    assert "gif-photo is for photographs" in choice.reason
+    assert "gif-photo" in shipped_adapters()
+    named = ucip_adapt.load("gif-photo").upscale_file(stream).colour
+    assert not np.array_equal(named, auto.upscale_file(stream).colour)

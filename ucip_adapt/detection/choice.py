@@ -27,6 +27,12 @@ class Choice:
     reason: str
 
 
+_BY_NAME_ALONE = {
+    "gif": "gif-photo is for photographs and worsens drawings, so it has to be asked for by name"
+}
+"""Codecs whose shipped adapter suits some of their pictures only (results/gif_variants.json)."""
+
+
 def choose_adapter(asked: str, detection: Detection, *, base: str | None = None) -> Choice:
     """Turn ``--adapter`` into the adapter of one picture.
 
@@ -48,6 +54,8 @@ def choose_adapter(asked: str, detection: Detection, *, base: str | None = None)
         return Choice(asked, "asked for")
     if detection.codec is None:
         known = "nothing to choose by"
+    elif detection.codec in _BY_NAME_ALONE:
+        known = _BY_NAME_ALONE[detection.codec]
     elif detection.codec not in shipped_adapters():
         known = "no adapter for it is shipped"
     elif base is not None and ALIASES.get(base, base) != _base_name(detection.codec):
