@@ -187,5 +187,5 @@ def test_base_over_bicubic(elsewhere):
     assert lines[2][3:] == ["+0.400", "+0.500 [+0.500, +0.500]", "+0.300 [+0.300, +0.300]", "-"]
     assert lines[3][3:] == ["+0.800", "+1.000 [+1.000, +1.000]", "-", "-"]
     # slots count alike: (0.5 + 1.0) / 2; the twin lacks a slot
-    assert lines[4][3:] == ["**+0.600**", "**+0.750**", "-", "-"]
+    assert lines[4][3:] == ["**+0.600**", "**+0.750 [+0.750, +0.750]**", "-", "-"]
     assert "in 1.0 h (made up, 2 cores)" in table
