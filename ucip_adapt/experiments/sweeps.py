@@ -230,12 +230,15 @@ def rate_sweep(cells: Sequence[Finished], codec: str) -> Table:
 def rates_over_codecs(cells: Sequence[Finished]) -> dict[str, dict[float, float]]:
     """Mean gain of each rate over the codecs that it was tried on, for bases with prompts.
 
+    A codec counts for a method if all of the method's rates were tried on it: rates are compared
+    over the same codecs.
+
     Args:
         cells: Finished cells, also of other tables.
 
     Returns:
-        Gain in dB on validation images by method and rate. A rate that was not tried on all of a
-        method's codecs is left out.
+        Gain in dB on validation images by method and rate; nothing for a method none of whose
+        codecs counts.
 
     Example:
         >>> rates_over_codecs([])
@@ -251,10 +254,12 @@ def rates_over_codecs(cells: Sequence[Finished]) -> dict[str, dict[float, float]
             rates.setdefault(float(config["learning_rate"]), []).append(gain)
     means: dict[str, dict[float, float]] = {}
     for method, codecs in sorted(found.items()):
-        shared = set.intersection(*(set(rates) for rates in codecs.values()))
-        means[method] = {
-            rate: fmean(fmean(rates[rate]) for rates in codecs.values()) for rate in sorted(shared)
-        }
+        tried = {rate for rates in codecs.values() for rate in rates}
+        counted = [rates for rates in codecs.values() if rates.keys() == tried]
+        if counted:
+            means[method] = {
+                rate: fmean(fmean(rates[rate]) for rates in counted) for rate in sorted(tried)
+            }
     return means
 
 
