@@ -3,8 +3,8 @@
     python benchmarks/gif_variants.py --out results/gif_variants.json
 
 The adapter is trained on photographs and one way of choosing colours, and a file says neither which
-way was taken nor what it shows. Seven embedded pictures, and seven drawings of flat shapes, are made GIFs in
-other ways, enlarged with the base and with the adapter, and compared with the original.
+way was taken nor what it shows. Seven embedded pictures, and seven drawings of flat shapes, are
+made GIFs in other ways, enlarged with the base and with the adapter, and compared with the original.
 """
 
 from __future__ import annotations
