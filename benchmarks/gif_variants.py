@@ -4,7 +4,8 @@
 
 The adapter is trained on photographs and one way of choosing colours, and a file says neither which
 way was taken nor what it shows. Seven embedded pictures, and seven drawings of flat shapes, are
-made GIFs in other ways, enlarged with the base and with the adapter, and compared with the original.
+made GIFs in other ways, enlarged with the base and with the adapter, and compared with the
+original.
 """
 
 from __future__ import annotations
