@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ucip_adapt.experiments.bases import curves, gains_by_slot, stages, tried
+from ucip_adapt.experiments.bases import curves, gains_by_slot, mean_of_slots, stages, tried
 
 STAGE = {
     "settings": ["jpeg:10", "jpeg:20", "hm:47"],
@@ -128,3 +128,8 @@ def test_one_network_over_another_has_intervals_over_images():
         "+0.000 [-0.200, +0.200]",
         "**+0.050 [+0.000, +0.100]**",
     ]
+
+
+def test_mean_of_slots_counts_slots_alike():
+    record = suite({"base": {"jpeg": [25.0, 26.0], "hm": [24.0, 24.0]}})
+    assert mean_of_slots(record, "val") == pytest.approx((25.5 + 24.0) / 2)

@@ -12,7 +12,15 @@ from ucip_adapt.experiments.statistics import bootstrap_sets
 from ucip_adapt.experiments.tables import HOLE, Table, read_json
 from ucip_adapt.training.results import read_results
 
-__all__ = ["base_records", "curves", "gains_by_slot", "stages", "tried", "tried_records"]
+__all__ = [
+    "base_records",
+    "curves",
+    "gains_by_slot",
+    "mean_of_slots",
+    "stages",
+    "tried",
+    "tried_records",
+]
 
 _SHAPE = ("steps", "batch", "crop", "rate")
 _NAMES = {"base": "base, as configured", "base whole": "base, whole image"}
@@ -201,6 +209,28 @@ def gains_by_slot(
     else:
         header, lines = header[:-1], [line[:-1] for line in lines]
     return Table("The bases over bicubic", header, tuple(lines), note)
+
+
+def mean_of_slots(record: Mapping[str, Any], dataset: str, method: str = "base") -> float:
+    """PSNR (y-c4) of a network on a set, slots of the suite counted alike, in dB.
+
+    Args:
+        record: What ``evaluate.py --suite`` left.
+        dataset: The set.
+        method: The network's name in the record.
+
+    Raises:
+        StatisticsError: If a slot was not measured.
+    """
+    rows = [
+        row
+        for row in record["scores"]["rows"]
+        if (row["method"], row["dataset"], row["protocol"]) == (method, dataset, "y-c4")
+    ]
+    return fmean(
+        fmean(row["psnr_db"] for row in rows if row["codec"] == slot["codec"])
+        for slot in record["parameters"]["slots"]
+    )
 
 
 def _pairs(found: _Rows, method: str, reference: str, places: Sequence[_Place]) -> _Pairs:

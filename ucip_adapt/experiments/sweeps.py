@@ -23,6 +23,7 @@ __all__ = [
     "pareto",
     "points",
     "rate_sweep",
+    "rates_in_columns",
     "rates_over_codecs",
 ]
 
@@ -216,12 +217,7 @@ def rate_sweep(cells: Sequence[Finished], codec: str) -> Table:
     lines = []
     for (base, method), rates in sorted(gains.items()):
         means = {rate: fmean(values) for rate, values in rates.items()}
-        best = max(means, key=means.__getitem__)
-        shown = [
-            HOLE if rate not in means else _bold(f"{means[rate]:+.3f}", when=rate == best)
-            for rate in columns
-        ]
-        lines.append((base, method, *shown))
+        lines.append((base, method, *rates_in_columns(means, columns)))
     header = ("base", "method", *(f"{rate:g}" for rate in columns))
     note = "Gain over the base in dB on validation images; the best rate of each row is in bold."
     return Table(f"Rates tried: {codec}", header, tuple(lines), note)
@@ -263,5 +259,21 @@ def rates_over_codecs(cells: Sequence[Finished]) -> dict[str, dict[float, float]
     return means
 
 
-def _bold(text: str, *, when: bool) -> str:
-    return f"**{text}**" if when else text
+def rates_in_columns(
+    means: Mapping[float, float], columns: Sequence[float], *, digits: int = 3
+) -> list[str]:
+    """Gains by rate as cells of a table, the best in bold.
+
+    Args:
+        means: Gain in dB by rate.
+        columns: Rates of the table.
+        digits: Behind the point.
+
+    Example:
+        >>> rates_in_columns({0.01: 0.1, 0.03: 0.2}, [0.01, 0.03, 0.1])
+        ['+0.100', '**+0.200**', '-']
+    """
+    best = max(means, key=means.__getitem__)
+    texts = {rate: f"{gain:+.{digits}f}" for rate, gain in means.items()}
+    texts[best] = f"**{texts[best]}**"
+    return [texts.get(rate, HOLE) for rate in columns]
