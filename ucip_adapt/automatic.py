@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from pathlib import Path
 
@@ -54,7 +55,8 @@ class AutoUpscaler(Upscaler):
         pixels: bool = True,
     ) -> None:
         base = None if base is None else str(base)
-        plain = load(
+        self._load = functools.partial(
+            load,
             base=base,
             device=device,
             dtype=dtype,
@@ -62,6 +64,7 @@ class AutoUpscaler(Upscaler):
             sampler=sampler,
             self_ensemble=self_ensemble,
         )
+        plain = self._load()
         super().__init__(
             plain.network,
             base=plain.base,
@@ -97,15 +100,7 @@ class AutoUpscaler(Upscaler):
         """
         with self._lock:
             if adapter not in self._loaded:
-                self._loaded[adapter] = load(
-                    adapter,
-                    base=self._asked_base,
-                    device=str(self.device),
-                    dtype=self.dtype,
-                    max_memory=self.max_memory,
-                    sampler=self.sampler,
-                    self_ensemble=self.self_ensemble,
-                )
+                self._loaded[adapter] = self._load(adapter)
             return self._loaded[adapter]
 
     def upscale_file(self, source: str | Path | bytes) -> Picture:
