@@ -160,6 +160,11 @@ def build_methods(
         for suffix, way in ways.items():
             for ensemble in (False, True) if cfg.self_ensemble else (False,):
                 name = label + suffix + (" ensemble" if ensemble else "")
+                if name in methods:
+                    raise ConfigError(
+                        f"two columns would be called '{name}': name the adapters otherwise, "
+                        "--adapter NAME=PATH"
+                    )
                 methods[name] = network_upscaler(
                     model.upscale, device, window=read_window(way), ensemble=ensemble
                 )

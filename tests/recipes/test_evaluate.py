@@ -101,6 +101,16 @@ def test_self_ensemble_beside_each_network(run, world, tmp_path):
         assert cells(done, f"{way} ensemble") != cells(plain, way)
 
 
+@pytest.mark.parametrize(
+    ("taken", "option"),
+    [("base ensemble", {"self_ensemble": True}), ("base whole", {"window": "both"})],
+)
+def test_a_column_is_not_replaced_by_one_of_its_name(run, tuned, tmp_path, taken, option):
+    adapter = (f"{taken}={tuned['prompts'].folder}",)
+    with pytest.raises(ConfigError, match=f"two columns would be called '{taken}'"):
+        run("evaluate", tmp_path / "out", adapter=adapter, **option)
+
+
 def test_protocols_images_and_sets_are_chosen(run, world, tmp_path):
     done = run(
         "evaluate",
