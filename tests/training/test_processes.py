@@ -105,8 +105,8 @@ def test_r2_signal_that_reaches_one_of_two_processes(toy, launch, tmp_path):
         workers = [n for n in job.members() if n != job.process.pid]
         os.kill(max(workers), signal.SIGTERM)
 
-    stop_and_check(job, root, tell_one)
-    assert job.process.returncode == 0
+    _, err = stop_and_check(job, root, tell_one)
+    assert job.process.returncode == 0, err[-3000:]
 
 
 def expected_rates():
