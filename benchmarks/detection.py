@@ -39,12 +39,14 @@ from ucip_adapt.training.results import command_line, environment, write_results
 SETS = {"Set5": 1, "Set14": 1, "BSD100": 7, "GB82-val": 1}
 """Every how many images are taken."""
 
-IN_FILES = ("jpeg", "webp", "avif", "jpegxl", "heic", "jpeg2000")
+IN_FILES = ("jpeg", "webp", "avif", "jpegxl", "heic", "jpeg2000", "gif")
 STREAMS = ("hevc-x265", "tiny-elic", "tiny-mse", "tiny-perceptual")
 """Only their pixels are looked at: no picture file holds them. The detector knows the first as
 ``heic``, which is the same encoder, and the second; the others stand for all it does not know."""
 
-UNKNOWN_TO_IT = {"tiny-mse", "tiny-perceptual"}
+UNKNOWN_TO_IT = {"tiny-mse", "tiny-perceptual", "gif"}
+"""No outputs of the detector: "no codec" is what it should say of their pixels."""
+
 SAME = {"hevc-x265": "heic"}
 OFF_GRID = (3, 5)  # rows and columns cut off
 
@@ -109,9 +111,11 @@ class Case:
 
 
 def chosen_qualities(name: str) -> tuple[int, ...]:
-    """The worst quality of the suite, the next one and the best; of those not known, one."""
+    """The worst quality of the suite, the next one and the best; of streams not known, one."""
     qualities = CODECS[name].spec.qualities
-    return qualities[1:2] if name in {*SAME, *UNKNOWN_TO_IT} else (*qualities[:2], qualities[-1])
+    if name not in IN_FILES and name in {*SAME, *UNKNOWN_TO_IT}:
+        return qualities[1:2]
+    return (*qualities[:2], qualities[-1])
 
 
 def cases(images: list[EvalImage]) -> Iterator[Case]:

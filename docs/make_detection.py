@@ -99,7 +99,7 @@ def confusion() -> str:
 
 
 def summary() -> str:
-    """The six codecs with files: overall shares by pixels."""
+    """The codecs with files that the detector knows: overall shares by pixels."""
     record = read()
     names = record["config"]["in_files"]
     rows = record["scores"]["pixels"]
@@ -111,7 +111,9 @@ def summary() -> str:
         own = [
             row
             for key, row in rows.items()
-            if key.split()[0] in names and key.endswith("cropped") == bool(ending)
+            if key.split()[0] in names
+            and row["truth"] != "none"
+            and key.endswith("cropped") == bool(ending)
         ]
         total = {k: sum(row[k] for row in own) for k in ("pictures", "right", "wrong", "unknown")}
         shares = (share(total[k], total["pictures"]) for k in ("right", "wrong", "unknown"))
