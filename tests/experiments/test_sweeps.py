@@ -115,7 +115,10 @@ def test_rates_are_compared_over_the_same_codecs():
         ("dpm", "avif", 0.01, 0.6, "iv"),
         ("dpm", "avif", 0.03, 0.1, "iv"),
         ("dpm", "webp", 0.01, 5.0, "ii"),  # of the base without prompts
+        ("dpm", "avif", 0.1, 7.0, "iv"),  # tried there alone
         ("lora", "webp", 0.01, -0.2, None),
+        ("dora", "webp", 0.01, 0.2, None),
+        ("dora", "avif", 0.03, 0.4, None),
     ]
     cells = [
         sized(
@@ -130,3 +133,4 @@ def test_rates_are_compared_over_the_same_codecs():
     means = rates_over_codecs(cells)
     assert means["dpm"] == pytest.approx({0.01: 0.2, 0.03: 0.125})  # half of the gain: validation
     assert means["lora"] == pytest.approx({0.01: -0.1})
+    assert "dora" not in means, "each rate on a codec of its own: nothing compares them"

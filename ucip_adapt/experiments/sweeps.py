@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -226,8 +227,9 @@ def rate_sweep(cells: Sequence[Finished], codec: str) -> Table:
 def rates_over_codecs(cells: Sequence[Finished]) -> dict[str, dict[float, float]]:
     """Mean gain of each rate over the codecs that it was tried on, for bases with prompts.
 
-    A codec counts for a method if all of the method's rates were tried on it: rates are compared
-    over the same codecs.
+    Rates are compared over the same codecs: a codec counts for a method if all of the method's
+    rates were tried on it. A rate that was tried on one codec of several is no rate of the method,
+    or a codec on which more was tried than on others would stand alone.
 
     Args:
         cells: Finished cells, also of other tables.
@@ -250,9 +252,10 @@ def rates_over_codecs(cells: Sequence[Finished]) -> dict[str, dict[float, float]
             rates.setdefault(float(config["learning_rate"]), []).append(gain)
     means: dict[str, dict[float, float]] = {}
     for method, codecs in sorted(found.items()):
-        tried = {rate for rates in codecs.values() for rate in rates}
-        counted = [rates for rates in codecs.values() if rates.keys() == tried]
-        if counted:
+        times = Counter(rate for rates in codecs.values() for rate in rates)
+        tried = {rate for rate, count in times.items() if count > 1 or len(codecs) == 1}
+        counted = [rates for rates in codecs.values() if rates.keys() >= tried]
+        if tried and counted:
             means[method] = {
                 rate: fmean(fmean(rates[rate]) for rates in counted) for rate in sorted(tried)
             }
