@@ -31,7 +31,7 @@ LAUNCH = $(BIN)/accelerate launch --quiet --num_processes 1 --num_machines 1 --m
 	--num_cpu_threads_per_process $(THREADS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tune experiments bench test test-slow lint clean clean-all
+.PHONY: help setup tune experiments docs bench test test-slow lint clean clean-all
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */  make \1|/' | \
@@ -58,6 +58,9 @@ tune: $(STAMP)  ## tune a prompt adapter for CODEC on the embedded base and imag
 
 experiments: $(STAMP)  ## make missing cells of recipes/experiments.toml: BUDGET=90m ARGS="--jobs 2 --data DATA"
 	$(BIN)/python recipes/run_experiments.py $(call given,BUDGET,--budget) $(ARGS)
+
+docs: $(STAMP)  ## fill the tables and plots of the pages from results/ (ARGS=--check compares)
+	for script in docs/make_*.py; do $(BIN)/python $$script $(ARGS) || exit 1; done
 
 lint: $(STAMP)  ## ruff, mypy (strict), codespell, stray blanks and large files
 	$(BIN)/ruff check .

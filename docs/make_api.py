@@ -22,6 +22,8 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, ForwardRef
 
+from pages import finish
+
 import ucip_adapt
 
 PAGE = Path(__file__).parent / "api.md"
@@ -376,16 +378,9 @@ def render() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def main(argv: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Write or check the page."""
-    text = render()
-    if "--check" not in argv:
-        PAGE.write_text(text, encoding="utf-8", newline="\n")
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text:
-        return 0
-    sys.stderr.write(f"{PAGE.name} is stale: run python docs/make_api.py\n")
-    return 1
+    return finish({PAGE: render()}, arguments, "python docs/make_api.py")
 
 
 if __name__ == "__main__":

@@ -10,16 +10,17 @@ benchmarks/adapter_interpolation.py.
 from __future__ import annotations
 
 import json
-import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from pages import fill, finish
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "adapter_interpolation.json"
 PAGE = ROOT / "docs" / "adapter_arithmetic.md"
 PLOT = ROOT / "docs" / "adapter_interpolation.png"
-_PLACE = re.compile(r"(?s)(<!-- measured: begin -->\n).*?(<!-- measured: end -->)")
 
 
 def gains(record: dict[str, Any]) -> dict[int, dict[float, float]]:
@@ -61,13 +62,7 @@ def text(record: dict[str, Any]) -> str:
             f"**{value:+.3f}**" if value == best else f"{value:+.3f}" for value in by_t.values()
         ]
         lines.append(f"| {config['codec']} {quality} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"Made by `{record['command']}`.", ""])
-
-
-def fill(page: str) -> str:
-    """The page with the table of the results as they are."""
-    record = json.loads(RESULTS.read_text(encoding="utf-8"))
-    return _PLACE.sub(lambda match: match[1] + "\n" + text(record) + "\n" + match[2], page)
+    return "\n".join([*lines, "", f"Made by `{record['command']}`."])
 
 
 def draw(record: dict[str, Any]) -> None:
@@ -87,17 +82,14 @@ def draw(record: dict[str, Any]) -> None:
     figure.savefig(PLOT, dpi=110, metadata={"Software": None})
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
     """Write the page and the plot, or compare the page."""
-    page = PAGE.read_text(encoding="utf-8")
-    made = fill(page)
-    if "--check" in sys.argv[1:]:
-        if made != page:
-            sys.exit(f"{PAGE.name} is stale: run python docs/make_interpolation.py")
-        return
-    PAGE.write_text(made, encoding="utf-8")
-    draw(json.loads(RESULTS.read_text(encoding="utf-8")))
+    record = json.loads(RESULTS.read_text(encoding="utf-8"))
+    filled = fill(PAGE.read_text(encoding="utf-8"), {"interpolation": lambda: text(record)})
+    if "--check" not in arguments:
+        draw(record)
+    return finish({PAGE: filled}, arguments, "python docs/make_interpolation.py")
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main(sys.argv[1:]))

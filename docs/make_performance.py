@@ -1,19 +1,18 @@
 """Fill the tables of docs/performance.md from the files under results/benchmarks/.
 
-    python docs/make_performance.py          # writes
-    python docs/make_performance.py --check  # fails if a table is stale
-
-A table stands between ``<!-- table:NAME -->`` and ``<!-- end -->``.
+python docs/make_performance.py          # writes
+python docs/make_performance.py --check  # fails if a table is stale
 """
 
 from __future__ import annotations
 
 import json
-import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from pages import fill, finish
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results" / "benchmarks"
@@ -289,26 +288,10 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def fill(page: str) -> str:
-    """Replace the tables of a page by new ones."""
-
-    def table(match: re.Match[str]) -> str:
-        return f"{match[1]}\n{TABLES[match[2]]()}\n{match[3]}"
-
-    return re.sub(r"(<!-- table:(\w+) -->)\n.*?(<!-- end -->)", table, page, flags=re.DOTALL)
-
-
-def main(arguments: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Write the page, or compare it."""
-    text = PAGE.read_text(encoding="utf-8")
-    filled = fill(text)
-    if filled == text:
-        return 0
-    if "--check" in arguments:
-        sys.stderr.write("stale tables: run python docs/make_performance.py\n")
-        return 1
-    PAGE.write_text(filled, encoding="utf-8")
-    return 0
+    filled = fill(PAGE.read_text(encoding="utf-8"), TABLES)
+    return finish({PAGE: filled}, arguments, "python docs/make_performance.py")
 
 
 if __name__ == "__main__":

@@ -3,19 +3,19 @@
     python docs/make_results.py          # writes
     python docs/make_results.py --check  # fails if a table or a plot is stale
 
-A table stands between ``<!-- table:NAME -->`` and ``<!-- end -->``. What is not measured yet is a
-dash, or a line that says so.
+What is not measured yet is a dash, or a line that says so.
 """
 
 from __future__ import annotations
 
 import functools
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+from pages import fill, finish
 
 from ucip_adapt.experiments.bases import (
     base_records,
@@ -383,36 +383,18 @@ def plots() -> dict[str, str]:
     return drawn
 
 
-def fill(page: str) -> str:
-    """Replace the tables of the page by new ones."""
-
-    def table(match: re.Match[str]) -> str:
-        return f"{match[1]}\n{TABLES[match[2]]()}\n{match[3]}"
-
-    return re.sub(r"(<!-- table:(\w+) -->)\n.*?(<!-- end -->)", table, page, flags=re.DOTALL)
-
-
-def main(arguments: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Write the page and its plots, or compare them."""
-    text = PAGE.read_text(encoding="utf-8")
-    wanted = {PAGE: fill(text)} | {PLOTS / name: plot for name, plot in plots().items()}
-    left = [path for path in PLOTS.glob("results_*.svg") if path not in wanted]
-    stale = [
-        path
-        for path, content in wanted.items()
-        if not path.is_file() or path.read_text(encoding="utf-8") != content
-    ]
-    if not stale and not left:
-        return 0
-    if "--check" in arguments:
-        names = ", ".join(path.name for path in [*stale, *left])
-        sys.stderr.write(f"stale: {names}: run python docs/make_results.py\n")
+    drawn = {PLOTS / name: plot for name, plot in plots().items()}
+    left = [path for path in PLOTS.glob("results_*.svg") if path not in drawn]
+    if left and "--check" in arguments:
+        names = ", ".join(path.name for path in left)
+        sys.stderr.write(f"left over: {names}: run python docs/make_results.py\n")
         return 1
-    for path in stale:
-        path.write_text(wanted[path], encoding="utf-8")
     for path in left:
         path.unlink()
-    return 0
+    filled = fill(PAGE.read_text(encoding="utf-8"), TABLES)
+    return finish({PAGE: filled, **drawn}, arguments, "python docs/make_results.py")
 
 
 if __name__ == "__main__":

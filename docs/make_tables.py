@@ -1,20 +1,19 @@
 """Fill the tables of README.md and other pages from the files under results/.
 
-    python docs/make_tables.py          # writes
-    python docs/make_tables.py --check  # fails if a table is stale
-
-A table stands between ``<!-- table:NAME -->`` and ``<!-- end -->``.
+python docs/make_tables.py          # writes
+python docs/make_tables.py --check  # fails if a table is stale
 """
 
 from __future__ import annotations
 
 import json
-import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+from pages import fill, finish
 
 from ucip_adapt.assets import shipped_bases
 from ucip_adapt.experiments.bases import base_records, gains_by_slot
@@ -362,30 +361,10 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def fill(page: str) -> str:
-    """Replace the tables of a page by new ones."""
-
-    def table(match: re.Match[str]) -> str:
-        return f"{match[1]}\n{TABLES[match[2]]()}\n{match[3]}"
-
-    return re.sub(r"(<!-- table:(\w+) -->)\n.*?(<!-- end -->)", table, page, flags=re.DOTALL)
-
-
-def main(arguments: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Write the pages, or compare them."""
-    stale = []
-    for path in PAGES:
-        text = path.read_text(encoding="utf-8")
-        filled = fill(text)
-        if filled == text:
-            continue
-        stale.append(path.name)
-        if "--check" not in arguments:
-            path.write_text(filled, encoding="utf-8")
-    if stale and "--check" in arguments:
-        sys.stderr.write(f"stale tables in {', '.join(stale)}: run python docs/make_tables.py\n")
-        return 1
-    return 0
+    filled = {path: fill(path.read_text(encoding="utf-8"), TABLES) for path in PAGES}
+    return finish(filled, arguments, "python docs/make_tables.py")
 
 
 if __name__ == "__main__":

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import doctest
-import importlib.util
 import inspect
 import re
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
+import make_api
 import numpy as np
 import pytest
 import torch
@@ -22,27 +21,15 @@ import ucip_adapt
 
 
 @pytest.fixture(scope="module")
-def make_api() -> ModuleType:
-    """The script docs/make_api.py."""
-    path = Path(__file__).parent.parent / "docs" / "make_api.py"
-    spec = importlib.util.spec_from_file_location("make_api", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def page(make_api: ModuleType) -> str:
+def page() -> str:
     return make_api.PAGE.read_text(encoding="utf-8")
 
 
-def test_the_page_is_what_the_docstrings_say(make_api, page):
+def test_the_page_is_what_the_docstrings_say(page):
     assert make_api.render() == page, "docs/api.md is stale: run python docs/make_api.py"
 
 
-def test_the_page_has_every_public_name_once(make_api, page):
+def test_the_page_has_every_public_name_once(page):
     documented = re.findall(r"(?m)^### `(\w+)`$", page)
     assert sorted(documented) == sorted(set(ucip_adapt.__all__) - {"__version__"})
     assert documented
@@ -139,19 +126,19 @@ class HalfDocumented:
         (7, "x has no docstring below its assignment"),
     ],
 )
-def test_what_is_not_documented_is_refused(make_api, value, problem, monkeypatch):
+def test_what_is_not_documented_is_refused(value, problem, monkeypatch):
     if isinstance(value, type):
         monkeypatch.setattr(make_api, "_is_ours", lambda cls: cls is value)
     assert make_api.problems("x", value, "ucip_adapt.models") == [problem]
 
 
-def test_a_public_name_without_a_docstring_stops_the_page(make_api, monkeypatch):
+def test_a_public_name_without_a_docstring_stops_the_page(monkeypatch):
     monkeypatch.setattr(ucip_adapt, "psnr", undocumented)
     with pytest.raises(ValueError, match="not documented: psnr has no docstring"):
         make_api.render()
 
 
-def test_a_public_name_of_no_part_of_the_page_is_an_error(make_api, monkeypatch):
+def test_a_public_name_of_no_part_of_the_page_is_an_error(monkeypatch):
     monkeypatch.setitem(ucip_adapt._EXPORTS, "x", "ucip_adapt.elsewhere")
     with pytest.raises(ValueError, match=r"x: .* has no title for ucip_adapt\.elsewhere"):
         make_api.public_names()
@@ -161,13 +148,13 @@ def test_a_public_name_of_no_part_of_the_page_is_an_error(make_api, monkeypatch)
         make_api.public_names()
 
 
-def test_check_notices_a_stale_page(make_api, tmp_path, monkeypatch, capsys):
+def test_check_notices_a_stale_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(make_api, "render", lambda: "new\n")
     monkeypatch.setattr(make_api, "PAGE", tmp_path / "api.md")
     assert make_api.main(["--check"]) == 1
     (tmp_path / "api.md").write_text("old\n")
     assert make_api.main(["--check"]) == 1
-    assert "stale: run python docs/make_api.py" in capsys.readouterr().err
+    assert "stale: api.md: run python docs/make_api.py" in capsys.readouterr().err
     assert make_api.main([]) == 0
     assert (tmp_path / "api.md").read_bytes() == b"new\n"
     assert make_api.main(["--check"]) == 0
@@ -206,7 +193,7 @@ real.__annotations__ = {
         ),
     ],
 )
-def test_signatures_name_types_without_their_modules(make_api, function, text):
+def test_signatures_name_types_without_their_modules(function, text):
     signature = inspect.signature(function)
     parameters = list(signature.parameters.values())
     found = make_api.signature_text("f", parameters, signature.return_annotation)
@@ -220,7 +207,7 @@ def test_fields_of_another_library_are_not_positions_of_ours(page):
     )
 
 
-def test_a_docstring_becomes_markdown(make_api):
+def test_a_docstring_becomes_markdown():
     text = """One ``line``, see :func:`~a.b.go` and :meth:`C.run`.
 
     More words
@@ -256,7 +243,7 @@ def test_a_docstring_becomes_markdown(make_api):
     )
 
 
-def test_an_entry_without_a_name_is_an_error(make_api):
+def test_an_entry_without_a_name_is_an_error():
     parsed = make_api.parse("One line.\n\nArgs:\n    no colon here\n")
     with pytest.raises(ValueError, match="not of the form 'name: text': 'no colon here'"):
         list(make_api.docstring_text(parsed))

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import synthetic_cells as made
 
 from ucip_adapt.training.results import write_results
 
@@ -46,9 +47,6 @@ def load(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-made = load(Path(__file__).parent / "experiments" / "synthetic.py")
 
 
 @pytest.fixture

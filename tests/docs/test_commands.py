@@ -17,6 +17,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import loopback
 import pytest
 
 from ucip_adapt._argv import StrictParser
@@ -41,10 +42,6 @@ SHORTER = {
 _BLOCK = re.compile(
     r"(?:<!-- not run: (?P<why>.+?) -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL
 )
-
-_spec = importlib.util.spec_from_file_location("loopback", ROOT / "tests" / "hub" / "loopback.py")
-loopback = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(loopback)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
+import synthetic_cells as made
 
 from ucip_adapt.experiments.compare import Finished
 from ucip_adapt.experiments.sweeps import (
@@ -16,12 +14,6 @@ from ucip_adapt.experiments.sweeps import (
     rates_over_codecs,
 )
 from ucip_adapt.experiments.tables import matrices
-
-_spec = importlib.util.spec_from_file_location(
-    "synthetic", Path(__file__).with_name("synthetic.py")
-)
-made = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(made)
 
 
 def sized(method, num_bytes, gain, *, row=None, **more):

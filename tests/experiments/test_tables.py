@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 from pathlib import Path
 from statistics import fmean
 
 import pytest
+import synthetic_cells as made
 
 from ucip_adapt.errors import DataError
 from ucip_adapt.experiments.compare import Finished, Place, difference, read_cells
@@ -24,11 +24,6 @@ from ucip_adapt.experiments.tables import (
 from ucip_adapt.training.results import write_results
 
 ROOT = Path(__file__).parents[2]
-_spec = importlib.util.spec_from_file_location(
-    "synthetic", Path(__file__).with_name("synthetic.py")
-)
-made = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(made)
 PLACES = [Place("webp", name, quality) for name in ("Set5", "Set14") for quality in (10, 20)]
 
 

@@ -1,21 +1,16 @@
 """Publish, pull, tag and load adapters over a Hub on localhost (R20, R21)."""
 
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
+import loopback
 import pytest
 
 from ucip_adapt.assets import adapters_folder
 from ucip_adapt.cli import main
-
-_spec = importlib.util.spec_from_file_location("loopback", Path(__file__).with_name("loopback.py"))
-loopback = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(loopback)
 
 WEBP = adapters_folder() / "webp"
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-from pathlib import Path
 from statistics import fmean
 
 import pytest
+import synthetic_cells as made
 
 from ucip_adapt.codecs import all_codecs
 from ucip_adapt.config import run_recipe
@@ -18,11 +17,6 @@ from ucip_adapt.experiments.ledger import facts_of_base
 from ucip_adapt.experiments.plan import table_cells, with_trials
 from ucip_adapt.experiments.runner import Report
 from ucip_adapt.training.results import write_results
-
-_path = Path(__file__).parents[1] / "experiments" / "synthetic.py"
-_spec = importlib.util.spec_from_file_location("synthetic", _path)
-made = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(made)
 
 EXPERIMENTS = """
 [defaults]

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
+import synthetic_cells as synthetic
 
 from ucip_adapt.training.results import write_results
-
-_FILE = Path(__file__).parents[1] / "experiments" / "synthetic.py"
-_spec = importlib.util.spec_from_file_location("synthetic_cells", _FILE)
-synthetic = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(synthetic)
 
 ABOUT = {"cpu": "AMD EPYC", "cpu_cores": 2, "torch_threads": 1, "commit": "abcdef0123456789+dirty"}
 
