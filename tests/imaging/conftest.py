@@ -58,7 +58,7 @@ def good():
         "3x5": (_png(Image.fromarray(_pixels(3, size=(3, 5)))), "RGB", (3, 5), ""),
         "webp": (_png(rgb, format="WEBP", quality=20), "RGB", usual, ""),
         "avif": (_png(rgb, format="AVIF", quality=40), "RGB", usual, ""),
-        "jpeg xl": (bytes(imagecodecs.jpegxl_encode(_pixels(3))), "RGB", usual, ""),
+        "jpeg xl": (bytes(imagecodecs.jpegxl_encode(_pixels(3))), "RGB", usual, "not read"),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from ucip_adapt.errors import DataError
+from ucip_adapt.imaging.depth import bits_per_channel, is_negative, is_planar
+from ucip_adapt.imaging.exif import kept
 from ucip_adapt.imaging.picture import Picture
 
 __all__ = ["MAX_INPUT_PIXELS", "read_bytes", "read_picture"]
@@ -19,6 +22,10 @@ __all__ = ["MAX_INPUT_PIXELS", "read_bytes", "read_picture"]
 MAX_INPUT_PIXELS = 16_000_000
 """Default limit: 16 times as many pixels come out, 768 MB of RGB."""
 
+_BITS_OF_PILLOW = 8
+_DEEPEST = 2**16 - 1
+_DEEP_FORMATS = ("PNG", "TIFF", "JPEG2000")
+_NOT_OF_JPEG_XL = "a colour profile and EXIF data are not read from JPEG XL"
 _ORIENT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -61,14 +68,13 @@ def read_picture(source: Path | bytes, *, max_pixels: int = MAX_INPUT_PIXELS) ->
     try:
         with _open(data) as image:
             _check(image, max_pixels)
-            # Pillow calls 16-bit colour "RGB" and drops the low bytes; only the decoder's raw mode
-            # tells, and it is gone after loading.
-            deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+            deep = bits_per_channel(data, image) > _BITS_OF_PILLOW
+            picture = _deep(data, image) if deep else _shallow(image)
+            # Not before: Pillow turns a TIFF upright while it loads it, and takes the tag out.
             exif = image.getexif()
             turn = _ORIENT.get(exif.get(ExifTags.Base.Orientation, 1))
-            picture = _deep(data, image) if deep else _shallow(image)
-            exif.pop(ExifTags.Base.Orientation, None)
-            rest = exif.tobytes() if len(exif) else None
+            rest = kept(exif, of_tiff=image.format == "TIFF")
+            notes = (*picture.notes, _NOT_OF_JPEG_XL) if _is_jpeg_xl(data) else picture.notes
     except (DataError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -85,7 +91,7 @@ def read_picture(source: Path | bytes, *, max_pixels: int = MAX_INPUT_PIXELS) ->
         None if alpha is None else np.ascontiguousarray(alpha),
         picture.icc_profile,
         rest,
-        picture.notes,
+        notes,
     )
 
 
@@ -124,7 +130,7 @@ def _open(data: bytes) -> Image.Image:
             raise DataError('HEIC needs pillow-heif: pip install "ucip-adapt[more]"') from error
         heif: Image.Image = pillow_heif.open_heif(io.BytesIO(data)).to_pillow()
         return heif
-    if data[:2] == b"\xff\x0a" or data[4:12] == b"JXL \r\n\x87\n":
+    if _is_jpeg_xl(data):
         try:
             import imagecodecs
         except ImportError as error:
@@ -134,6 +140,10 @@ def _open(data: bytes) -> Image.Image:
             raise DataError(f"JPEG XL with {pixels.dtype} pixels; convert it to PNG first")
         return Image.fromarray(pixels)
     return Image.open(io.BytesIO(data))
+
+
+def _is_jpeg_xl(data: bytes) -> bool:
+    return data[:2] == b"\xff\x0a" or data[4:12] == b"JXL \r\n\x87\n"
 
 
 def _unidentified(data: bytes) -> str:
@@ -162,7 +172,8 @@ def _shallow(image: Image.Image) -> Picture:
     mode, notes = image.mode, []
     icc: bytes | None = image.info.get("icc_profile")
     if mode.startswith("I;16"):
-        return Picture(np.array(image).astype(np.uint16)[..., None], None, icc)
+        grey = np.array(image).astype(np.uint16)[..., None]
+        return Picture(_DEEPEST - grey if is_negative(image) else grey, None, icc)
     if mode in {"I", "F"}:
         raise DataError(f"pixels of mode '{mode}' (32 bits); convert it to 16-bit PNG first")
     if mode == "1":
@@ -184,20 +195,31 @@ def _shallow(image: Image.Image) -> Picture:
 
 
 def _deep(data: bytes, image: Image.Image) -> Picture:
-    """A picture of 16 bits per channel, which Pillow would cut down to 8."""
-    if image.mode.startswith("I;16"):
+    """A picture of more than 8 bits per channel, which Pillow would cut down to 8 in colour."""
+    if image.mode[0] in "IF":
         return _shallow(image)
+    if image.format not in _DEEP_FORMATS or image.mode not in {"LA", "RGB", "RGBA"}:
+        picture = _shallow(image)
+        note = f"more than 8 bits per channel of {image.format} cut down to 8"
+        return dataclasses.replace(picture, notes=(*picture.notes, note))
     try:
         import imagecodecs
     except ImportError as error:
         raise DataError(
             '16-bit colours need imagecodecs: pip install "ucip-adapt[more]"'
         ) from error
-    decoders = {"PNG": imagecodecs.png_decode, "TIFF": imagecodecs.tiff_decode}
-    if image.format not in decoders:
-        raise DataError(f"16-bit {image.format} is not supported; convert it to PNG first")
-    planes = np.asarray(decoders[image.format](data))
+    decoders = {
+        "PNG": imagecodecs.png_decode,
+        "TIFF": imagecodecs.tiff_decode,
+        "JPEG2000": imagecodecs.jpeg2k_decode,
+    }
+    planes = np.asarray(decoders[str(image.format)](data))
+    if image.format == "JPEG2000" and planes.dtype == np.uint16:
+        largest = 2 ** bits_per_channel(data, image) - 1
+        planes = np.rint(planes * (_DEEPEST / largest)).astype(np.uint16)
     planes = planes[..., None] if planes.ndim == 2 else planes
+    if is_planar(image):
+        planes = np.moveaxis(planes, 0, -1)
     if planes.dtype != np.uint16 or planes.ndim != 3 or planes.shape[2] > 4:
         raise DataError(f"{image.format} with {planes.dtype} pixels of shape {planes.shape}")
     return _assemble(planes, image.info.get("icc_profile"), [])

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ucip_adapt.errors import DataError, unknown_name
+from ucip_adapt.imaging.exif import describing, has_sub_ifds
 from ucip_adapt.imaging.picture import Picture
 
 __all__ = ["FORMATS", "OutputFormat", "encode_picture"]
@@ -93,11 +94,19 @@ def encode_picture(picture: Picture, file_format: str = "png") -> bytes:
         options["icc_profile"] = picture.icc_profile
     if picture.exif is not None:
         options["exif"] = picture.exif
+    if picture.exif is not None and target.pillow_format == "TIFF":
+        # A camera's EXIF data may hold the old width; a TIFF reader would believe it.
+        exif = Image.Exif()
+        exif.load(picture.exif)
+        exif = describing(exif)
+        options["exif"] = exif.tobytes()
+        if has_sub_ifds(exif):
+            del options["compression"]  # libtiff, which compresses, cannot write sub-tables
     buffer = io.BytesIO()
     image = Image.fromarray(planes[..., 0] if planes.shape[2] == 1 else planes)
     try:
         image.save(buffer, target.pillow_format, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last is libtiff's
         height, width = picture.size
         raise DataError(f"{file_format} cannot hold {width} x {height} pixels: {error}") from error
     return buffer.getvalue()

@@ -1,0 +1,151 @@
+"""TIFF, whose tags Pillow calls EXIF, and pictures that are deeper than Pillow says."""
+
+import io
+import struct
+
+import imagecodecs
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, ImageOps
+
+from ucip_adapt.errors import DataError
+from ucip_adapt.imaging import FORMATS, Picture, encode_picture, read_picture
+
+CAMERA = {36867: "2020:01:02 03:04:05", 33434: (1, 100)}
+PLACE = {1: "N", 2: (1.0, 2.0, 3.0)}
+DEEP = np.random.default_rng(5).integers(0, 2**16, (11, 13, 3), np.uint16)
+PIXELS = (DEEP >> 8).astype(np.uint8)
+
+
+def saved(image, file_format, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def exif_of_a_camera(**more):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "maker"
+    exif[ExifTags.IFD.Exif], exif[ExifTags.IFD.GPSInfo] = CAMERA, PLACE
+    for name, value in more.items():
+        exif[ExifTags.Base[name]] = value
+    return exif
+
+
+def check(data, size, *, camera):
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        assert image.size == size
+        exif = image.getexif()
+        assert exif[ExifTags.Base.Make] == "maker"
+        if camera:
+            assert dict(exif.get_ifd(ExifTags.IFD.Exif)) == CAMERA
+            assert dict(exif.get_ifd(ExifTags.IFD.GPSInfo)) == PLACE
+        return np.array(image)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate"])
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_tags_of_a_tiff_do_not_describe_the_result(compression, file_format):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "maker"
+    source = saved(Image.fromarray(PIXELS), "TIFF", compression=compression, exif=exif)
+    picture = read_picture(source)
+    assert dict(Image.open(io.BytesIO(source)).getexif()).keys() > {256, 257, 258, 273}
+    larger = Picture(picture.colour.repeat(4, 0).repeat(4, 1), None, None, picture.exif)
+    pixels = check(encode_picture(larger, file_format), (52, 44), camera=False)
+    if file_format != "jpeg":
+        np.testing.assert_array_equal(pixels, larger.colour)
+    again = Image.Exif()
+    again.load(picture.exif)
+    assert dict(again) == {ExifTags.Base.Make: "maker"}
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("source_format", ["JPEG", "TIFF"])
+def test_camera_and_place_are_kept(file_format, source_format):
+    more = {"ImageWidth": 13} if source_format == "JPEG" else {}
+    exif = exif_of_a_camera(**more)
+    picture = read_picture(saved(Image.fromarray(PIXELS), source_format, exif=exif.tobytes()))
+    larger = Picture(picture.colour.repeat(4, 0).repeat(4, 1), None, None, picture.exif)
+    check(encode_picture(larger, file_format), (52, 44), camera=True)
+
+
+def with_orientation(data, orientation):
+    """The only table of a little-endian TIFF, moved to the end with one entry more."""
+    assert data[:4] == b"II*\0"
+    [start] = struct.unpack_from("<I", data, 4)
+    [count] = struct.unpack_from("<H", data, start)
+    entries = [data[start + 2 + 12 * i :][:12] for i in range(count)]
+    entries.append(struct.pack("<HHIHH", 274, 3, 1, orientation, 0))
+    entries.sort(key=lambda entry: struct.unpack_from("<H", entry)[0])
+    table = struct.pack("<H", count + 1) + b"".join(entries) + bytes(4)
+    return data[:4] + struct.pack("<I", len(data)) + data[8:] + table
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["8-bit", "8-bit packed", "16-bit grey", "16-bit colour"])
+def test_a_turned_tiff_is_turned_once(orientation, kind):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    if kind == "16-bit colour":
+        source = with_orientation(bytes(imagecodecs.tiff_encode(DEEP)), orientation)
+    else:
+        pixels = DEEP[..., 0] if kind == "16-bit grey" else PIXELS
+        packed = {"compression": "tiff_lzw"} if kind == "8-bit packed" else {}
+        source = saved(Image.fromarray(pixels), "TIFF", exif=exif, **packed)
+    upright = Image.fromarray(PIXELS)
+    upright.getexif()[ExifTags.Base.Orientation] = orientation
+    wanted = np.array(ImageOps.exif_transpose(upright))
+    found = read_picture(source).colour
+    found = found if found.dtype == np.uint8 else (found >> 8).astype(np.uint8)
+    np.testing.assert_array_equal(found, wanted[..., : found.shape[2]])
+
+
+def test_a_tiff_of_one_channel_after_the_other_keeps_its_depth():
+    planes = np.moveaxis(DEEP, -1, 0)
+    data = imagecodecs.tiff_encode(planes, photometric="rgb", planarconfig="separate")
+    picture = read_picture(bytes(data))
+    np.testing.assert_array_equal(picture.colour, DEEP)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_where_0_is_white_the_picture_is_no_negative(dtype):
+    grey = DEEP[..., 0] if dtype == np.uint16 else PIXELS[..., 0]
+    data = bytes(imagecodecs.tiff_encode(grey, photometric="miniswhite"))
+    np.testing.assert_array_equal(read_picture(data).colour[..., 0], np.iinfo(dtype).max - grey)
+
+
+def test_depth_that_is_lost_is_said():
+    picture = read_picture(b"P6\n13 11\n65535\n" + DEEP.astype(">u2").tobytes())
+    assert picture.notes == ("more than 8 bits per channel of PPM cut down to 8",)
+    assert np.abs(picture.colour.astype(int) - (DEEP >> 8)).max() <= 1
+    assert read_picture(b"P6\n13 11\n255\n" + PIXELS.tobytes()).notes == ()
+    with pytest.raises(DataError, match="32 bits"):
+        read_picture(bytes(imagecodecs.tiff_encode(DEEP.astype(np.float32)[..., 0])))
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+@pytest.mark.parametrize("codecformat", ["jp2", "j2k"])
+def test_deep_jpeg_2000_keeps_its_depth(bits, codecformat):
+    stored = DEEP >> (16 - bits)
+    stored = stored.astype(np.uint8) if bits == 8 else stored
+    data = imagecodecs.jpeg2k_encode(
+        stored, bitspersample=bits, codecformat=codecformat, level=0, reversible=True
+    )
+    picture = read_picture(bytes(data))
+    assert picture.notes == ()
+    if bits == 8:
+        np.testing.assert_array_equal(picture.colour, stored)
+    else:
+        assert picture.colour.dtype == np.uint16
+        wanted = stored * (65535 / (2**bits - 1))
+        np.testing.assert_allclose(picture.colour, wanted, rtol=0, atol=0.51)
+
+
+def test_inks_of_16_bits_are_no_transparency():
+    inks = np.random.default_rng(2).integers(0, 2**16, (11, 13, 4), np.uint16)
+    data = bytes(imagecodecs.tiff_encode(inks, photometric="separated"))
+    picture = read_picture(data)
+    assert picture.mode == "RGB"
+    assert "CMYK converted to RGB" in picture.notes

@@ -1,0 +1,80 @@
+"""What Pillow does not say of a picture's numbers before it has cut them down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PIL import Image
+
+__all__ = ["bits_per_channel", "is_negative", "is_planar"]
+
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR_CONFIGURATION = 258, 262, 284  # TIFF 6.0, section 8
+_START_OF_CODESTREAM_AND_SIZE = b"\xff\x4f\xff\x51"  # ISO/IEC 15444-1, A.4.1 and A.5.1
+_DEPTH_OF_FIRST_COMPONENT = 42  # bytes behind the start of these two markers
+
+
+def bits_per_channel(data: bytes, image: Image.Image) -> int:
+    """Bits of each channel as the file stores them; Pillow calls 16-bit colour "RGB", too.
+
+    Args:
+        data: The file's content.
+        image: The same, opened and not loaded.
+
+    Returns:
+        The most of any channel; 8 where nothing says more.
+
+    Example:
+        >>> import io
+        >>> buffer = io.BytesIO()
+        >>> Image.new("I;16", (3, 2)).save(buffer, "PNG")
+        >>> bits_per_channel(buffer.getvalue(), Image.open(buffer))
+        16
+    """
+    if image.format == "TIFF":
+        stored = _tag(image, _BITS_PER_SAMPLE, 8)
+        return max(stored) if isinstance(stored, tuple) else int(stored)
+    if image.format == "PPM":
+        # The raw mode is that of 8 bits; the largest value stands behind it.
+        largest = [part for tile in _tiles(image) for part in _numbers(tile[3])]
+        return max([8, *(number.bit_length() for number in largest)])
+    if image.format == "JPEG2000":
+        start = data.find(_START_OF_CODESTREAM_AND_SIZE)
+        at = start + _DEPTH_OF_FIRST_COMPONENT
+        return 8 if start < 0 or at >= len(data) else (data[at] & 0x7F) + 1
+    deep = any(";16" in str(tile[3]) for tile in _tiles(image))
+    return 16 if deep else 8
+
+
+def is_negative(image: Image.Image) -> bool:
+    """Whether 0 is white: Pillow inverts such a TIFF of 8 bits, and not of 16.
+
+    Example:
+        >>> is_negative(Image.new("L", (3, 2)))
+        False
+    """
+    return image.format == "TIFF" and _tag(image, _PHOTOMETRIC, 1) == 0
+
+
+def is_planar(image: Image.Image) -> bool:
+    """Whether a TIFF holds one channel after the other.
+
+    Example:
+        >>> is_planar(Image.new("RGB", (3, 2)))
+        False
+    """
+    return image.format == "TIFF" and _tag(image, _PLANAR_CONFIGURATION, 1) == 2
+
+
+def _tag(image: Image.Image, number: int, default: int) -> int | tuple[int, ...]:
+    found: int | tuple[int, ...] = image.tag_v2.get(number, default)  # type: ignore[attr-defined]
+    return found
+
+
+def _tiles(image: Image.Image) -> list[tuple[Any, ...]]:
+    """How the pixels are to be decoded; gone after loading."""
+    return [*getattr(image, "tile", ())]
+
+
+def _numbers(arguments: object) -> list[int]:
+    parts = arguments if isinstance(arguments, tuple) else (arguments,)
+    return [part for part in parts if isinstance(part, int)]
