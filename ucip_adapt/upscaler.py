@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args, overloa
 import numpy as np
 import torch
 from peft import PeftModel
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ucip_adapt.errors import ConfigError, unknown_name
@@ -98,7 +98,8 @@ class Upscaler:
                 ``(B, 3, H, W)`` or ``(3, H, W)`` in [0, 1].
 
         Returns:
-            The same kind, four times as high and wide.
+            The same kind, four times as high and wide; a PIL image that has an EXIF orientation
+            comes back upright.
 
         Raises:
             ConfigError: If the image is none of these.
@@ -178,7 +179,7 @@ class Upscaler:
             raise ConfigError(
                 f"an image of mode '{image.mode}' has to be converted to L, LA, RGB or RGBA first"
             )
-        planes = np.asarray(image)
+        planes = np.asarray(ImageOps.exif_transpose(image))
         planes = planes[..., None] if planes.ndim == 2 else planes
         has_alpha = image.mode.endswith("A")
         sr = self.upscale_picture(
@@ -259,12 +260,15 @@ def load(
         UnknownNameError: If there is no adapter of that name.
         AdapterError: If the adapter is missing, damaged, or belongs to another base.
         HubError: If the Hub does not give it.
-        ConfigError: If there is no such base, or the device cannot be used.
+        ConfigError: If there is no such base, the device cannot be used, or a revision is given
+            without an adapter of the Hub.
 
     Example:
         >>> load().upscale(torch.rand(3, 8, 10)).shape
         torch.Size([3, 32, 40])
     """
+    if revision is not None and adapter in {None, "auto"}:
+        raise ConfigError("a revision is that of an adapter on the Hub: name the adapter")
     if adapter == "auto":
         from ucip_adapt.automatic import AutoUpscaler
 

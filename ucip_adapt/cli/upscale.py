@@ -60,9 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--jobs", type=int, default=1, metavar="N", help="Pictures at once. Default: 1.")
     add(
         "--format",
-        default="png",
         choices=["png", "webp", "tiff", "jpeg"],
-        help="Format of the results; all but jpeg are lossless. Default: png.",
+        help="Format of the results; all but jpeg are lossless. Default: what OUT ends in, or png.",
     )
     add("--suffix", default="_x4", help="Put behind the name of each result. Default: _x4.")
     add("--recursive", action="store_true", help="Take the pictures of sub-folders too.")
@@ -80,7 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Enlarge everything; 0 if all went well, 3 if some pictures failed."""
-    from ucip_adapt.imaging.batch import BatchOptions, collect_jobs, run_jobs
+    from ucip_adapt.imaging.batch import BatchOptions, run_jobs
+    from ucip_adapt.imaging.jobs import collect_jobs
 
     jobs = collect_jobs(
         arguments.inputs,

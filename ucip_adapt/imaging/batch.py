@@ -1,9 +1,8 @@
-"""Enlarge many files: find them, name their results, do them one by one or side by side."""
+"""Enlarge many files, one by one or side by side."""
 
 from __future__ import annotations
 
 import dataclasses
-import glob
 import json
 import sys
 import time
@@ -11,41 +10,29 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
 from ucip_adapt.automatic import AutoUpscaler
-from ucip_adapt.data.images import IMAGE_SUFFIXES
 from ucip_adapt.detection import AUTO, Choice, Detection, choose_adapter, detect_codec
 from ucip_adapt.errors import ConfigError, DataError, UcipError
+from ucip_adapt.imaging.jobs import STREAM, Job, format_of
 from ucip_adapt.imaging.picture import Picture
 from ucip_adapt.imaging.read import MAX_INPUT_PIXELS, read_bytes, read_picture
-from ucip_adapt.imaging.write import FORMATS, encode_picture
+from ucip_adapt.imaging.write import encode_picture
 from ucip_adapt.models.sampling import Sampler
 from ucip_adapt.training.atomic import write_atomically
 from ucip_adapt.upscaler import Precision, Upscaler, load
 
-__all__ = ["BatchOptions", "Choice", "Job", "Outcome", "choose_adapter", "collect_jobs", "run_jobs"]
+__all__ = ["BatchOptions", "Outcome", "run_jobs"]
 
-STREAM = "-"
-"""Standard input as a source, standard output as a target."""
-
-_SUFFIXES = (*IMAGE_SUFFIXES, ".avif", ".heic", ".heif", ".jxl", ".jp2")
+_NO_MEMORY = (
+    "not enough memory; --max-memory 2GB works in strips, --max-pixels refuses large pictures "
+    "earlier"
+)
 _EXIT_CODE_SOME_FAILED = 3
 _EXIT_CODE_INTERRUPTED = 130
-
-
-@dataclass(frozen=True)
-class Job:
-    """One picture to be enlarged.
-
-    Attributes:
-        source: The file, or ``-``.
-        target: Where the result goes, or ``-``.
-    """
-
-    source: str
-    target: str
 
 
 @dataclass(frozen=True)
@@ -63,7 +50,8 @@ class BatchOptions:
         sampler: See :func:`ucip_adapt.load`.
         self_ensemble: See :func:`ucip_adapt.load`.
         workers: Pictures at once.
-        file_format: Name of :data:`~ucip_adapt.imaging.FORMATS`, where the target does not say.
+        file_format: Name of :data:`~ucip_adapt.imaging.FORMATS`, where the target does not say;
+            None is PNG.
         overwrite: Whether to replace results that are there.
         max_pixels: Limit on a picture's pixels.
         as_json: Print one JSON object per picture.
@@ -80,7 +68,7 @@ class BatchOptions:
     sampler: Sampler | None = None
     self_ensemble: bool = False
     workers: int = 1
-    file_format: str = "png"
+    file_format: str | None = None
     overwrite: bool = False
     max_pixels: int = MAX_INPUT_PIXELS
     as_json: bool = False
@@ -106,83 +94,11 @@ class Outcome:
     notes: tuple[str, ...] = ()
 
 
-def collect_jobs(
-    inputs: Sequence[str], output: str, *, file_format: str, suffix: str, recursive: bool = False
-) -> list[Job]:
-    """Find the pictures and name their results, before anything is done.
-
-    Args:
-        inputs: Files, folders, patterns, or ``-`` alone.
-        output: A folder; for a single file also a file that ends like a picture; or ``-``.
-        file_format: Name of :data:`~ucip_adapt.imaging.FORMATS`.
-        suffix: Put behind the name of each result.
-        recursive: Take the pictures of sub-folders too.
-
-    Returns:
-        Jobs in the order of the inputs, within a folder sorted by name.
-
-    Raises:
-        DataError: If an input does not exist, or a folder or pattern holds no picture.
-        ConfigError: If two results would have one name, or a result the name of its source.
-
-    Example:
-        >>> collect_jobs(["-"], "-", file_format="png", suffix="_x4")
-        [Job(source='-', target='-')]
-    """
-    found = [pair for item in inputs for pair in _expand(item, recursive=recursive)]
-    if len(found) > 1 and (output == STREAM or any(source == STREAM for source, _ in found)):
-        raise ConfigError("standard input and output take one picture; give a folder as --output")
-    single = len(found) == 1 and Path(output).suffix.lower() in _SUFFIXES
-    if output == STREAM or (single and not Path(output).is_dir()):
-        return [_checked(Job(found[0][0], output))]
-    ending = suffix + FORMATS[file_format].suffix
-    jobs: dict[str, Job] = {}
-    for source, relative in found:
-        target = str(Path(output, relative.with_name(relative.stem + ending)))
-        if target in jobs:
-            raise ConfigError(f"{jobs[target].source} and {source} would both become {target}")
-        jobs[target] = _checked(Job(source, target))
-    return list(jobs.values())
-
-
-def _checked(job: Job) -> Job:
-    same = job.source != STREAM and Path(job.target).resolve() == Path(job.source).resolve()
-    if same and job.target != STREAM:
-        raise ConfigError(f"{job.source} would be replaced by its own result; choose another name")
-    return job
-
-
-def _expand(item: str, *, recursive: bool) -> list[tuple[str, Path]]:
-    """``(source, name below the output folder)`` of what an input stands for."""
-    path = Path(item)
-    if item == STREAM:
-        return [(STREAM, Path("stdin"))]
-    if path.is_dir():
-        below = path.rglob("*") if recursive else path.iterdir()
-        files = [file.relative_to(path) for file in below if _is_picture(file)]
-        if not files:
-            raise DataError(f"no pictures in folder '{item}'; --recursive looks in its sub-folders")
-        return [(str(path / file), file) for file in sorted(files, key=Path.as_posix)]
-    if not path.exists() and glob.has_magic(item):
-        files = [Path(match) for match in glob.glob(item, recursive=recursive)]
-        files = [file for file in files if _is_picture(file)]
-        if not files:
-            raise DataError(f"no pictures match '{item}'")
-        return [(str(file), Path(file.name)) for file in sorted(files, key=Path.as_posix)]
-    if not path.exists():
-        raise DataError(f"no file or folder '{item}'")
-    return [(item, Path(path.name))]
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
 def run_jobs(jobs: Sequence[Job], options: BatchOptions) -> int:
     """Enlarge every picture; one that fails is reported and the rest are done.
 
     Args:
-        jobs: What :func:`collect_jobs` found.
+        jobs: What :func:`~ucip_adapt.imaging.jobs.collect_jobs` found.
         options: How.
 
     Returns:
@@ -194,9 +110,10 @@ def run_jobs(jobs: Sequence[Job], options: BatchOptions) -> int:
     Example:
         >>> import tempfile
         >>> from PIL import Image
+        >>> from ucip_adapt.imaging.jobs import collect_jobs
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Image.new("L", (9, 7)).save(Path(folder, "grey.png"))
-        ...     jobs = collect_jobs([folder], folder, file_format="png", suffix="_x4")
+        ...     jobs = collect_jobs([folder], folder)
         ...     code = run_jobs(jobs, BatchOptions(quiet=True))
         ...     print(code, Image.open(Path(folder, "grey_x4.png")).size)
         0 (36, 28)
@@ -220,7 +137,7 @@ def run_jobs(jobs: Sequence[Job], options: BatchOptions) -> int:
             elif outcome.error is not None:
                 bar.write(f"error: {outcome.input}: {outcome.error}", file=sys.stderr)
             elif not options.quiet:
-                bar.write(_line(outcome), file=report)
+                bar.write(_printable(_line(outcome), report), file=report)
     except KeyboardInterrupt:
         # Each result is renamed into place when it is whole, so none is half written.
         sys.stderr.write("stopped; the pictures finished so far are complete\n")
@@ -234,10 +151,12 @@ def run_jobs(jobs: Sequence[Job], options: BatchOptions) -> int:
 
 
 def _load(options: BatchOptions) -> Upscaler:
+    if options.revision is not None and options.adapter in {"none", AUTO}:
+        raise ConfigError("--revision is that of an adapter on the Hub: name it with --adapter")
     return load(
         None if options.adapter == "none" else options.adapter,
         base=options.base,
-        revision=None if options.adapter in {"none", AUTO} else options.revision,
+        revision=options.revision,
         device=options.device,
         dtype=options.dtype,
         max_memory=options.max_memory,
@@ -263,10 +182,15 @@ def _run_job(job: Job, options: BatchOptions, model: Upscaler) -> Outcome:
     began = time.monotonic()
     try:
         return _enlarge(job, options, model, began)
-    except (UcipError, MemoryError) as error:
-        problem = str(error) or "not enough memory; --max-pixels refuses large pictures earlier"
+    except MemoryError:
+        problem = _NO_MEMORY
+    except UcipError as error:
+        problem = str(error)
     except OSError as error:
         problem = f"cannot write {job.target}: {error.strerror or error}"
+    except RuntimeError as error:  # torch's, also for memory that it does not get
+        first = str(error).partition("\n")[0]
+        problem = _NO_MEMORY if "memory" in str(error) else f"the network failed: {first}"
     return Outcome(job.source, None, problem, round(time.monotonic() - began, 3))
 
 
@@ -277,10 +201,7 @@ def _enlarge(job: Job, options: BatchOptions, model: Upscaler, began: float) -> 
     picture = read_picture(data, max_pixels=options.max_pixels)
     detection, choice, chosen = _choose(model, options.adapter, picture, data)
     result = chosen.upscale_picture(picture)
-    ending = Path(job.target).suffix.lower()
-    by_ending = {f.suffix: name for name, f in FORMATS.items()}
-    by_ending |= {".jpeg": "jpeg", ".tiff": "tiff"}
-    encoded = encode_picture(result, by_ending.get(ending, options.file_format))
+    encoded = encode_picture(result, format_of(job.target) or options.file_format or "png")
     if job.target == STREAM:
         sys.stdout.buffer.write(encoded)
         sys.stdout.buffer.flush()
@@ -301,6 +222,12 @@ def _enlarge(job: Job, options: BatchOptions, model: Upscaler, began: float) -> 
         output_size=result.size,
         notes=picture.notes,
     )
+
+
+def _printable(text: str, stream: TextIO) -> str:
+    """Text with what the stream cannot encode written as escapes, as in a name of bytes."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _codec(outcome: Outcome) -> str:

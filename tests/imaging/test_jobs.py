@@ -1,0 +1,170 @@
+"""What `upscale` takes from folders and how it names results; runs that go wrong halfway."""
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ucip_adapt.cli import main
+from ucip_adapt.errors import ConfigError
+from ucip_adapt.imaging.batch import BatchOptions, run_jobs
+from ucip_adapt.imaging.jobs import Job, collect_jobs, format_of
+from ucip_adapt.models import UCIP, UCIPConfig
+from ucip_adapt.upscaler import Upscaler, load
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def make(*names):
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (9, 8), (200, 90, 10)).save(tmp_path / name, "PNG")
+        return tmp_path
+
+    return make
+
+
+@pytest.fixture
+def nano(tmp_path):
+    torch.manual_seed(0)
+    UCIP(UCIPConfig.preset("nano")).save_pretrained(tmp_path / "nano")
+    return ["--base", str(tmp_path / "nano"), "--adapter=none"]
+
+
+def pairs(*inputs, output="out", **more):
+    return [(job.source, job.target) for job in collect_jobs(inputs, output, **more)]
+
+
+def test_every_ending_that_can_be_read_is_taken(here):
+    endings = "png jpg jpeg jpe jfif webp bmp tif tiff gif avif heic heif jxl jp2 j2k ppm pgm"
+    here(*(f"in/{i:02}.{ending}" for i, ending in enumerate(endings.split())), "in/notes.txt")
+    found = pairs("in")
+    assert [source.rpartition(".")[2] for source, _ in found] == endings.split()
+    assert {target.rpartition(".")[2] for _, target in found} == {"png"}
+
+
+def test_results_of_an_earlier_run_are_no_pictures(here, capsys):
+    here("in/a.png", "in/b.png", "in/b_x4.png", "in/c_x4.png")
+    assert pairs("in", output="in") == [
+        ("in/a.png", "in/a_x4.png"),
+        ("in/b.png", "in/b_x4.png"),
+        ("in/c_x4.png", "in/c_x4_x4.png"),  # of no picture here: it may have been called so
+    ]
+    assert "left out: 1 that are named like results, such as 'in/b_x4.png'" in (
+        capsys.readouterr().err
+    )
+    # Named by itself, or with its result elsewhere, it is a picture like others.
+    assert pairs("in/b_x4.png", output="in") == [("in/b_x4.png", "in/b_x4_x4.png")]
+    assert len(pairs("in", output="out")) == 4
+    assert capsys.readouterr().err == ""
+
+
+def test_an_output_folder_inside_the_input_is_not_searched(here, capsys):
+    here("in/a.png", "in/deep/b.png", "in/large/a_x4.png", "in/large/deep/b_x4.png")
+    found = pairs("in", output="in/large", recursive=True)
+    assert found == [("in/a.png", "in/large/a_x4.png"), ("in/deep/b.png", "in/large/deep/b_x4.png")]
+    assert "left out: 2 in the output folder 'in/large'" in capsys.readouterr().err
+
+
+def test_a_second_run_enlarges_nothing_twice(here, nano, capsys):
+    folder = here("in/a.png")
+    words = ["upscale", "in", "-o", "in", "--overwrite", *nano]
+    assert [main(words) for _ in range(3)] == [0, 0, 0]
+    assert sorted(path.name for path in (folder / "in").iterdir()) == ["a.png", "a_x4.png"]
+
+
+def test_the_ending_of_a_result_says_its_format(here, nano, capsys):
+    folder = here("a.png", "in/1.png", "in/2.png")
+    assert [format_of(name) for name in ("a.PNG", "b.tif", "c.jpeg", "d", "e.bmp")] == (
+        ["png", "tiff", "jpeg", None, None]
+    )
+    for words, message in [
+        (["a.png", "-o", "b.bmp"], "b.bmp: no .bmp can be written; these can: .jpeg, .jpg, .png"),
+        (["a.png", "-o", "b.gif"], "no .gif can be written"),
+        (["a.png", "-o", "b.png", "--format=webp"], "--format webp contradicts b.png"),
+        (["in", "-o", "b.png"], "b.png is named like one picture; 2 need a folder"),
+        (["a.png", "-o", "out", "--suffix=/x"], "without slashes"),
+        (["a.png", "-o", "out", "--revision=v1"], "name it with --adapter"),
+    ]:
+        assert main(["upscale", *words, *nano]) == 2, words
+        assert message in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == ["a.png", "in", "nano"]
+    assert main(["upscale", "a.png", "-o", "b.tiff", "--format=tiff", *nano]) == 0
+    assert main(["upscale", "a.png", "-o", "out.d", "--format=webp", *nano]) == 0
+    assert Image.open("b.tiff").format == "TIFF"
+    assert Image.open("out.d/a_x4.webp").format == "WEBP"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "--max-memory"),
+        (MemoryError(), "--max-memory"),
+        (RuntimeError("no kernel\nmore lines"), "the network failed: no kernel"),
+    ],
+)
+def test_what_the_network_cannot_do_is_that_pictures_error(
+    here, nano, monkeypatch, capsys, error, words
+):
+    here("in/a.png", "in/b.png", "in/c.png")
+    upscale, calls = Upscaler.upscale_picture, []
+
+    def fails_once(self, picture):
+        calls.append(picture)
+        if len(calls) == 2:
+            raise error
+        return upscale(self, picture)
+
+    monkeypatch.setattr(Upscaler, "upscale_picture", fails_once)
+    assert main(["upscale", "in", "-o", "out", "--json", *nano]) == 3
+    outcomes = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [bool(outcome["error"]) for outcome in outcomes] == [False, True, False]
+    assert words in outcomes[1]["error"]
+    assert "\n" not in outcomes[1]["error"]
+
+
+def test_a_name_that_is_no_text_does_not_stop_the_rest(here, nano, monkeypatch):
+    folder = here("in/z.png")
+    strange = b"caf\xe9.png".decode("utf-8", "surrogateescape")
+    try:
+        (folder / "in" / "z.png").rename(folder / "in" / strange)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    here("in/z.png")
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert run_jobs(collect_jobs(["in"], "out"), BatchOptions(adapter="none", base=nano[1])) == 0
+    out.flush()
+    lines = out.buffer.getvalue().decode("utf-8").splitlines()
+    assert lines[0].startswith("out/caf\\udce9_x4.png: 36 x 32")
+    assert lines[1].startswith("out/z_x4.png: 36 x 32")
+
+
+def test_a_pil_picture_comes_back_upright(nano):
+    model = load(base=nano[1])
+    pixels = np.random.default_rng(0).integers(0, 255, (10, 6, 3), np.uint8)
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
+    with Image.open(buffer) as turned:
+        result = model.upscale(turned)
+    assert result.size == (40, 24)
+    wanted = model.upscale(np.rot90(pixels, -1).copy())
+    np.testing.assert_array_equal(np.array(result), wanted)
+
+
+def test_a_revision_needs_an_adapter_of_the_hub():
+    for adapter in (None, "auto"):
+        with pytest.raises(ConfigError, match="name the adapter"):
+            load(adapter, revision="v1")
+
+
+def test_jobs_are_plain():
+    assert collect_jobs(["-"], "-", file_format="webp") == [Job("-", "-")]
