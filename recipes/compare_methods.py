@@ -258,6 +258,10 @@ PHASE = "final"
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in PHASES:
-        raise SystemExit(f"usage: {Path(__file__).name} {{{'|'.join(PHASES)}}} [options]")
+        sys.stderr.write(
+            f"usage: {Path(__file__).name} {{{'|'.join(PHASES)}}} [options]; "
+            "options: final --help\n"
+        )
+        raise SystemExit(0 if sys.argv[1:] in (["-h"], ["--help"]) else 2)
     PHASE = sys.argv[1]
     raise SystemExit(run_recipe(main, Options, description=__doc__ or "", argv=sys.argv[2:]))

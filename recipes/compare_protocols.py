@@ -10,12 +10,13 @@ is a dash; a run that is stopped goes on where it was. The exit code is 3 if a c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ucip_adapt.config import option, run_recipe
 from ucip_adapt.data.benchmarks import data_root
-from ucip_adapt.experiments.compare import read_cells
+from ucip_adapt.experiments.compare import Finished, read_cells
 from ucip_adapt.experiments.groups import read_experiments
 from ucip_adapt.experiments.ledger import Ledger
 from ucip_adapt.experiments.plan import (
@@ -28,7 +29,16 @@ from ucip_adapt.experiments.plan import (
 from ucip_adapt.experiments.runner import Runner
 from ucip_adapt.experiments.status import duration, read_duration
 from ucip_adapt.experiments.status import summary as progress
-from ucip_adapt.experiments.tables import choose_rows, matrices, paper_cells, summary, table_3
+from ucip_adapt.experiments.tables import (
+    Matrix,
+    belongs,
+    choose_rows,
+    matrices,
+    paper_cells,
+    row_of,
+    summary,
+    table_3,
+)
 
 RECIPES = Path(__file__).parent
 EXIT_CODE_FAILED = 3
@@ -79,14 +89,29 @@ def show(cfg: Options, ledger: Ledger) -> None:
     """Print the table and the summary of what is finished."""
     cells, stale = current(read_cells(ledger.folder), ledger)
     planned = [planned_config(cell) for cell in ledger.groups["table"].cells]
+    asked = matrices(planned, cfg.codec)
+    if cfg.print_only:  # also tables on other sets or of other lengths, as far as there are cells
+        groups = read_experiments(cfg.experiments).values()
+        planned += [planned_config(cell) for group in groups for cell in group.cells]
+        asked += [
+            matrix
+            for matrix in matrices(planned, cfg.codec)
+            if matrix not in asked and _has_rows(cells, matrix, cfg.prompts)
+        ]
     paper = paper_cells(cfg.results_dir / "paper.json", cfg.codec)
-    for matrix in matrices(planned, cfg.codec):
+    for matrix in asked:
         rows = choose_rows(cells, matrix, cfg.prompts)
         print()
         print(table_3(rows, matrix, paper=paper, planned=planned, prompts=cfg.prompts).text())
         print(summary(rows, cfg.codec, paper=paper).text(), end="")
     for name in stale:
         print(f"left out  {name}: made on another base or at another rate")
+
+
+def _has_rows(cells: Sequence[Finished], matrix: Matrix, prompts: str) -> bool:
+    """Whether something that was trained is finished."""
+    own = (cell.config for cell in cells if belongs(cell.config, matrix))
+    return any(row_of(config, prompts) not in {None, "i"} for config in own)
 
 
 def main(cfg: Options) -> int:

@@ -113,6 +113,7 @@ def main(cfg: Options) -> dict[str, Any]:
     accelerator = make_accelerator(cfg)
     base = UCIP.from_pretrained(cfg.pretrained_model_name_or_path, revision=cfg.revision)
     protocol = protocol_for(base, cfg.protocol, everything=False)
+    row = f"{protocol.name}: {protocol.text}"
     if cfg.gradient_checkpointing:
         base.enable_gradient_checkpointing()
     if cfg.sampler is not None:
@@ -127,7 +128,7 @@ def main(cfg: Options) -> dict[str, Any]:
         accelerator,
         settings,
         base,
-        protocol=f"{protocol.name}: {protocol.text}",
+        protocol=row if cfg.peft_method == "prompts" else f"none, beside row {protocol.name}",
         trained=f"{method}, blocks {cfg.trainable_blocks}",
         count=trained,
     )

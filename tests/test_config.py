@@ -106,6 +106,18 @@ def test_lists_are_separated_by_blanks_or_commas(argv: list[str]) -> None:
     assert parse("--qualities", *argv).qualities == (10, 20)
 
 
+def test_a_path_that_is_there_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my photos, 2").mkdir()
+    for argv, expected in [
+        (["--sets", "my photos, 2", "Set5,Set14"], ("my photos, 2", "Set5", "Set14")),
+        (["--sets", "own=my photos, 2"], ("own=my photos, 2",)),
+        (["--sets", "my photos"], ("my", "photos")),
+        (["--sets", "a=b,c=d"], ("a=b", "c=d")),
+    ]:
+        assert parse(*argv).sets == expected
+
+
 def test_paths_in_a_list_keep_their_blanks() -> None:
     @dataclass(frozen=True)
     class Folders:

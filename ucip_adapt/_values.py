@@ -44,9 +44,22 @@ def from_text(text: str | list[str], hint: object, source: str) -> object:
     if get_origin(inner) is tuple:
         kind = get_args(inner)[0]
         if kind is not Path:  # a path may hold blanks and commas
-            words = [part for word in words for part in word.replace(",", " ").split()]
+            words = [part for word in words for part in _parts(word)]
         return tuple(_scalar_from_text(word, kind, source) for word in words)
     return _scalar_from_text(words[0], inner, source)
+
+
+def _parts(word: str) -> list[str]:
+    """A list in one word, ``"Set5,Set14"``; a file or folder that is there is no list."""
+    path = word.partition("=")[2]
+    return [word] if _exists(word) or (path and _exists(path)) else word.replace(",", " ").split()
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long, no such user, a zero byte
+        return False
 
 
 def _scalar_from_text(text: str, kind: Any, source: str) -> object:  # noqa: ANN401

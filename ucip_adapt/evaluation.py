@@ -208,10 +208,10 @@ def evaluate_sets(
         >>> rows[0].psnr_db < rows[1].psnr_db
         True
     """
-    _check_names("method", methods)
-    _check_names("image set", [image_set.name for image_set in sets])
-    _check_names("setting", [str(setting) for setting in settings])
-    _check_names("protocol", protocols)
+    check_names("method", methods)
+    check_names("image set", [image_set.name for image_set in sets])
+    check_names("setting", [str(setting) for setting in settings])
+    check_names("protocol", protocols)
     for name in protocols:
         get_protocol(name)  # an unknown one is an error now, not after the first image
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
@@ -278,7 +278,19 @@ def source_of(image_set: EvalSet, setting: Setting) -> tuple[Codec | None, str]:
     return chosen, codec.source if isinstance(chosen, StoredCodec) else chosen.available().version
 
 
-def _check_names(kind: str, names: Iterable[str]) -> None:
+def check_names(kind: str, names: Iterable[str]) -> None:
+    """Refuse nothing to measure, and two of one name, whose scores would run into one row.
+
+    Args:
+        kind: What is named, for the message.
+        names: The names.
+
+    Raises:
+        ConfigError: If there is none, or one is there twice.
+
+    Example:
+        >>> check_names("image set", ["Set5", "Set14"])
+    """
     counts = Counter(list(names))
     if not counts:
         raise ConfigError(f"no {kind} to measure")

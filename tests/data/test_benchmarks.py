@@ -82,6 +82,15 @@ def test_any_folder_is_a_set(
     assert load_eval_set(".").name == "mine"
 
 
+def test_the_path_of_a_benchmark_is_the_benchmark(tmp_path: Path, photo: np.ndarray) -> None:
+    stored = np.full((10, 15, 3), 9, np.uint8)
+    save(tmp_path / "Mine" / "HR" / "a.png", photo[:40, :60])
+    save(tmp_path / "Mine" / "LRbicx4" / "a.png", stored)
+    loaded = load_eval_set(str(tmp_path / "Mine"))
+    assert (loaded.name, loaded.lr_source, len(loaded.images)) == ("Mine", "stored", 1)
+    np.testing.assert_array_equal(loaded.images[0].lr, stored)
+
+
 def test_a_part_of_a_benchmark(tmp_path: Path, photo: np.ndarray) -> None:
     for number in range(1, 6):
         save(tmp_path / "Set5" / "HR" / f"{number}.png", photo[:40, : 40 + 4 * number])

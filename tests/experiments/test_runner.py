@@ -265,6 +265,16 @@ def test_a_stop_leaves_a_checkpoint_and_nothing_half_written(stage, how) -> None
     assert not (stage.runs / LOW / "training" / "checkpoints").exists()
 
 
+def test_one_that_died_before_its_first_checkpoint_starts_afresh(stage) -> None:
+    checkpoints = stage.runs / LOW / "training" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / ".lock").touch()
+    (checkpoints / ".tmp-step-000002").mkdir()
+    assert len(stage.runner().run().finished) == 5
+    [argv] = [argv for place, _, argv in stage.calls() if place == f"{LOW}/training"]
+    assert "--resume_from_checkpoint" not in argv
+
+
 def test_a_stopped_evaluation_goes_on_with_its_piece(stage) -> None:
     stage.script(**{f"{BASE}/evaluation-webp-2": {"slow": 400}})
     report = stage.runner().run(budget_seconds=None, only=(BICUBIC,))

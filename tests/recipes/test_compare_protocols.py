@@ -109,6 +109,24 @@ def test_prints_what_is_finished_and_starts_nothing(compare, place, started):
     assert any(line.startswith("iv - i ") and "+0.22" in line for line in lines)
 
 
+def test_prints_tables_on_other_sets_too(compare, place, started):
+    def titles(lines):
+        return [line for line in lines if line.startswith("Table 3")]
+
+    (place / "results" / "cells").mkdir(parents=True)
+    _, lines, _ = compare("--print_only")
+    assert ["full sets" in title for title in titles(lines)] == [True]
+    finish(place / "results", made.table_of_cells(seeds=(0,)))
+    for path in (place / "results" / "cells").iterdir():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["config"]["evaluate_on"] = "short"
+        path.write_text(json.dumps(record), encoding="utf-8")
+    code, lines, _ = compare("--print_only")
+    assert (code, started) == (0, [])
+    assert ["short sets" in title for title in titles(lines)] == [False, True]
+    assert any(line.startswith("Set5   iv") and "27.2" in line for line in lines)
+
+
 def test_starts_the_table_and_its_rates(compare, started, place):
     code, lines, _ = compare("--budget", "60m", "--seeds", "2")
     [(budget, queue)] = started

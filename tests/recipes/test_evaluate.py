@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -75,6 +76,14 @@ def test_several_are_told_apart_and_do_not_touch_each_other(run, tuned, tmp_path
     assert cells(done, "dpm") == cells(tuned["prompts"], "adapter")
     assert cells(done, "lora") == cells(tuned["lora"], "adapter")
     assert cells(done, "everything") == cells(tuned["full"], "full")
+
+
+def test_a_folder_may_have_an_equals_sign_in_its_name(run, tuned, tmp_path):
+    folder = tmp_path / "lr=0.03" / "webp"
+    shutil.copytree(tuned["prompts"].folder, folder)
+    done = run("evaluate", tmp_path / "out", adapter=(str(folder), f"mine={folder}"))
+    assert methods(done) == ["bicubic", "base", "webp", "mine"]
+    assert cells(done, "webp") == cells(done, "mine") == cells(tuned["prompts"], "adapter")
 
 
 def test_whole_images_beside_windows(run, world, tmp_path):

@@ -7,12 +7,14 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ucip_adapt.config import parse_config
 from ucip_adapt.data.images import save_png
 from ucip_adapt.errors import (
     BaseFormatError,
     BaseMismatchError,
+    CodecError,
     ConfigError,
     DataError,
     NonFiniteError,
@@ -142,6 +144,35 @@ def test_validation_images_are_looked_at_before_the_training(run, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("UCIP_DATA", raising=False)
         assert_fails(run, tmp_path, DataError, message, evaluate_on=("Set5",))
+
+
+def test_what_cannot_be_measured_is_known_before_the_training(run, world, tmp_path):
+    pictures = [path for path in sorted(world.train.iterdir()) if path.suffix == ".png"]
+    for folder in ("one/HR", "two/HR", "decoded/10"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.png").write_bytes(pictures[0].read_bytes())
+    one, two = str(tmp_path / "one" / "HR"), str(tmp_path / "two" / "HR")
+    twice = "image set of --evaluate_on 'HR' is named twice"
+    assert_fails(run, tmp_path, ConfigError, twice, evaluate_on=(one, two))
+    assert_fails(
+        run, tmp_path, ConfigError, "no image set of --evaluate_on to measure", evaluate_on=()
+    )
+    with Image.open(tmp_path / "two" / "HR" / "a.png") as image:
+        image.reduce(4).save(tmp_path / "decoded" / "10" / "a.png")
+    (tmp_path / "one" / "HR" / "a.png").rename(tmp_path / "one" / "HR" / "other.png")
+    assert_fails(
+        run,
+        tmp_path,
+        CodecError,
+        "has no image 'other' at quality 10",
+        codec=f"folder:{tmp_path / 'decoded'}",
+        qualities=(10,),
+        allow_command=True,
+        train_data_dir=(two,),
+        validation_data_dir=two,
+        evaluate_on=(one,),
+    )
+    assert not list((tmp_path / "out").rglob("step-*"))
 
 
 def test_output_folder_that_cannot_be_made(run, tmp_path):

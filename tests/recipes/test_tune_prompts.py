@@ -330,6 +330,7 @@ def test_lora_and_dora_run_at_the_budget_of_the_set(
     budget = count_adapter(base.config, own)
     trained = done.record["parameters"]["trained"]
     assert 0.5 < trained / budget < 1.5
+    assert "protocol   none, beside row iv" in done.lines
     tensors = read_safetensors(done.bytes())
     assert sum(value.size for value in tensors.values()) == trained
     assert blocks == "all" or all(".blocks.1." in name for name in tensors)

@@ -101,7 +101,8 @@ def load_eval_set(name: str, root: Path | None = None, *, limit: int | None = No
     Args:
         name: A name of :data:`BENCHMARKS`, alone or with a part of it: ``"BSD100/every4"`` is every
             fourth image from the first, ``"Urban100/subset25"`` those that ``subset25.txt`` in the
-            benchmark's folder names; :data:`EMBEDDED`; or the path of a folder.
+            benchmark's folder names; :data:`EMBEDDED`; or the path of a folder, of images or with
+            ``HR`` and ``LRbicx4`` as a benchmark has them.
         root: Data root, see :func:`data_root`.
         limit: Take only the first so many images.
 
@@ -124,13 +125,21 @@ def load_eval_set(name: str, root: Path | None = None, *, limit: int | None = No
         return _from_folder(EMBEDDED, list_images(image_folder("validation"))[:limit])
     benchmark, _, part = name.partition("/")
     if benchmark not in BENCHMARKS or (part and Path(name).is_dir()):
-        return _from_folder(Path(name).resolve().name, list_images(Path(name))[:limit])
+        folder = Path(name)
+        if (folder / "HR").is_dir():  # a benchmark by its path: not HR and LR images together
+            return _stored(folder.resolve().name, folder, list_images(folder / "HR")[:limit])
+        return _from_folder(folder.resolve().name, list_images(folder)[:limit])
     if root is None:
         raise DataError(
             f"{name} is not in the package: name the folder that holds it with --data or UCIP_DATA"
         )
     truths = _part(list_images(root / benchmark / "HR"), root / benchmark, part)[:limit]
-    lr = root / benchmark / "LRbicx4"
+    return _stored(name, root / benchmark, truths)
+
+
+def _stored(name: str, folder: Path, truths: list[Path]) -> EvalSet:
+    """A set with the reduced images that are stored beside the true ones, if any are."""
+    lr = folder / "LRbicx4"
     if not lr.is_dir():
         return _from_folder(name, truths)
     pairs = match_by_stem(truths, list_images(lr))

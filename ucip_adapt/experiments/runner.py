@@ -234,9 +234,8 @@ class Runner:
     def _start(self, stage: Stage) -> int:
         """Run a recipe to its end, going on from its checkpoint; what it prints goes to its log."""
         script, *flags = stage.arguments
-        if (stage.folder / "checkpoints").is_dir() and any(
-            (stage.folder / "checkpoints").iterdir()
-        ):
+        # Not any file: the lock of a run that died before its first checkpoint is there, too.
+        if any((stage.folder / "checkpoints").glob("step-*")):
             flags += ["--resume_from_checkpoint", "latest"]
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         with stage.log.open("ab") as log, self._guard:

@@ -22,6 +22,7 @@ from ucip_adapt.evaluation import (
     ScoreRow,
     Upscale,
     bicubic,
+    check_names,
     evaluate_sets,
     mean_psnr,
     network_upscaler,
@@ -56,12 +57,18 @@ def tuning_settings(cfg: TuningOptions) -> list[Setting]:
 def load_sets(cfg: TuningOptions) -> tuple[EvalSet, list[EvalSet]]:
     """The validation set and the sets to be measured on, loaded before the training starts.
 
+    The first image of each is coded, at every quality: what a codec cannot do is known before hours
+    of training, not after.
+
     Raises:
+        ConfigError: If there is no set to measure on, or two have one name.
+        CodecError: If the codec fails on an image.
         DataError: If an image cannot be used, or there is no way to get the codec's version of
             the validation images or of any set.
     """
     root = data_root(cfg.data)
     sets = {name: load_eval_set(name, root, limit=cfg.max_eval_images) for name in cfg.evaluate_on}
+    check_names("image set of --evaluate_on", [one.name for one in sets.values()])
     validation = sets.get(cfg.validation_data_dir)
     validation = validation or load_eval_set(cfg.validation_data_dir, root)
     for kind, needed in (
@@ -71,6 +78,8 @@ def load_sets(cfg: TuningOptions) -> tuple[EvalSet, list[EvalSet]]:
         reasons = [_cannot_be_coded(one, cfg) for one in needed]
         if reasons and all(reasons):
             raise DataError(f"{kind}: {reasons[0]}")
+    for one in (validation, *sets.values()):
+        _code_first(one, cfg)
     return validation, list(sets.values())
 
 
@@ -82,6 +91,15 @@ def _cannot_be_coded(image_set: EvalSet, cfg: TuningOptions) -> str:
         if codec is None:
             return f"{image_set.name} at {setting}: {reason}"
     return ""
+
+
+def _code_first(image_set: EvalSet, cfg: TuningOptions) -> None:
+    """Code the first image of a set at every quality, as evaluation will."""
+    image, qualities = image_set.images[0], cfg.qualities or None
+    for setting in parse_settings(cfg.codec, qualities, allow_command=cfg.allow_command):
+        codec, _ = source_of(image_set, setting)
+        if codec is not None:
+            compress_lr(image.lr, setting, cache_of(cfg), codec=codec, name=image.name)
 
 
 def describe(
