@@ -82,6 +82,27 @@ def test_round_trip_without_machine_paths(tmp_path, monkeypatch):
     assert got["scores"] == given["scores"]
 
 
+def test_paths_behind_names_are_paths(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for text, expected in [
+        (f"mine={tmp_path}/runs/a", "mine=runs/a"),
+        ("dpm+offset=/home/me/runs/dpm", "dpm+offset=.../dpm"),
+        ("folder:/home/me/decoded", "folder:.../decoded"),
+        (
+            'command:/home/me/enc -c=/home/me/x.cfg {in} {out} => py "/home/me/d.py" {in} {out}',
+            'command:.../enc -c=.../x.cfg {in} {out} => py ".../d.py" {in} {out}',
+        ),
+        ("https://example.org/a/b", "https://example.org/a/b"),
+        ("you/ucip-webp", "you/ucip-webp"),
+        ("webp", "webp"),
+        ("1/2=3", "1/2=3"),
+    ]:
+        assert results.portable(text) == expected
+        assert "/home" not in results.command_line(
+            ["recipes/x.py", "--codec", text, f"--adapter={text}"]
+        )
+
+
 def test_non_finite_numbers_become_null_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match=r"scores\.set5\[1\] is inf; written as null"):
         results.write_results(

@@ -22,6 +22,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -49,6 +50,10 @@ __all__ = [
     "run_record",
     "write_results",
 ]
+
+_COMMAND = "command:"
+_PATH_IN_COMMAND = re.compile(r"(?<=[\s=:'\"])/[^\s'\"]+")
+_PATH_BEHIND_NAME = re.compile(r"([\w.@+-]+[=:])(/(?!/).*)", re.DOTALL)
 
 FORMAT_VERSION = "1.0"
 TOP_LEVEL_KEYS = (
@@ -153,6 +158,9 @@ def peak_memory_mib() -> float | None:
 def portable(value: Any) -> Any:  # noqa: ANN401 - JSON has no narrower type
     """Replace absolute paths: relative under the working folder, ``.../name`` elsewhere.
 
+    Also behind a name (``mine=/mnt/adapter``) and in what a codec is told (``folder:/mnt/decoded``,
+    ``command:/opt/bin/encode {in} {out}``).
+
     Args:
         value: A string, a path, or dictionaries and sequences of them, to any depth.
 
@@ -162,6 +170,8 @@ def portable(value: Any) -> Any:  # noqa: ANN401 - JSON has no narrower type
     Example:
         >>> portable({"out": Path.cwd() / "runs" / "a", "data": "/mnt/images"})
         {'out': 'runs/a', 'data': '.../images'}
+        >>> portable(["mine=/mnt/a", "command:/opt/encode -c=/opt/x.cfg {in} {out}", "webp"])
+        ['mine=.../a', 'command:.../encode -c=.../x.cfg {in} {out}', 'webp']
     """
     if isinstance(value, Mapping):
         return {str(key): portable(item) for key, item in value.items()}
@@ -169,6 +179,10 @@ def portable(value: Any) -> Any:  # noqa: ANN401 - JSON has no narrower type
         return [portable(item) for item in value]
     if not isinstance(value, str | Path):
         return value
+    if isinstance(value, str) and value.startswith(_COMMAND):
+        return _PATH_IN_COMMAND.sub(lambda match: portable(match[0]), value)
+    if isinstance(value, str) and (match := _PATH_BEHIND_NAME.match(value)):
+        return f"{match[1]}{portable(match[2])}"
     path = Path(value)
     if not path.is_absolute():
         return path.as_posix() if isinstance(value, Path) else value
