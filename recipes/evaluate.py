@@ -25,7 +25,7 @@ from ucip_adapt.config import option, run_recipe
 from ucip_adapt.data import ArrayCache, Setting, default_cache_dir, load_eval_set, parse_settings
 from ucip_adapt.data.benchmarks import data_root
 from ucip_adapt.data.degrade import require_codec
-from ucip_adapt.errors import AdapterError, CodecError, ConfigError, UcipError
+from ucip_adapt.errors import AdapterError, CodecError, ConfigError, DataError, UcipError
 from ucip_adapt.evaluation import Upscale, bicubic, evaluate_sets, network_upscaler, summarise
 from ucip_adapt.metrics import get_protocol
 from ucip_adapt.models import UCIP
@@ -184,6 +184,10 @@ def main(cfg: Options) -> dict[str, Any]:
         get_protocol(name)
     sets = [load_eval_set(name, root, limit=cfg.max_images) for name in cfg.evaluate_on]
     accelerator = Accelerator()
+    try:  # now, not when everything has been measured
+        cfg.output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make --output_dir {cfg.output_dir}: {error}") from error
     base = UCIP.from_pretrained(cfg.pretrained_model_name_or_path, revision=cfg.revision)
     if cfg.protocol is not None and base_kind(base) != "prompted":
         raise ConfigError(
@@ -221,7 +225,6 @@ def main(cfg: Options) -> dict[str, Any]:
         scores={"rows": [row.to_dict(per_image=cfg.per_image) for row in rows]},
     )
     if accelerator.is_main_process:
-        cfg.output_dir.mkdir(parents=True, exist_ok=True)
         write_results(cfg.output_dir / "results.json", record)
         say(accelerator, f"wrote {cfg.output_dir / 'results.json'}")
     accelerator.wait_for_everyone()

@@ -214,6 +214,13 @@ def test_row_i_wants_a_prompted_base(run, world, tmp_path):
     assert methods(done) == ["bicubic", "base"]
 
 
+def test_an_output_folder_that_cannot_be_made_is_known_at_once(run, recipes, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes("evaluate"), "evaluate_sets", None)
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    with pytest.raises(DataError, match="cannot make --output_dir"):
+        run("evaluate", tmp_path / "file")
+
+
 def test_names_must_differ(run, tuned, tmp_path):
     path = str(tuned["prompts"].folder)
     for adapter in ((f"a={path}", f"a={path}"), (f"base={path}",), (path, path)):
