@@ -184,10 +184,6 @@ def main(cfg: Options) -> dict[str, Any]:
         get_protocol(name)
     sets = [load_eval_set(name, root, limit=cfg.max_images) for name in cfg.evaluate_on]
     accelerator = Accelerator()
-    try:  # now, not when everything has been measured
-        cfg.output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot make --output_dir {cfg.output_dir}: {error}") from error
     base = UCIP.from_pretrained(cfg.pretrained_model_name_or_path, revision=cfg.revision)
     if cfg.protocol is not None and base_kind(base) != "prompted":
         raise ConfigError(
@@ -198,6 +194,10 @@ def main(cfg: Options) -> dict[str, Any]:
     plain = cfg.skip_base or cfg.baselines == "bicubic"
     measured = others if plain else {"base": base, **others}
     methods = build_methods(cfg, measured, accelerator.device)
+    try:  # now, not when everything has been measured
+        cfg.output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make --output_dir {cfg.output_dir}: {error}") from error
     clock.lap("data")
     rows = evaluate_sets(
         methods,
