@@ -7,12 +7,14 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
+from ucip_adapt import codecs, load
 from ucip_adapt.cli import main
 from ucip_adapt.codecs import get_codec
 from ucip_adapt.data import bicubic_up4, load_eval_set
@@ -122,17 +124,68 @@ def test_the_command_writes_points_and_a_picture(
         assert min(picture.size) > 400
 
 
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A folder with one small photograph."""
+    image = load_eval_set("GB82-val", limit=1).images[0].gt[160:320, 160:288]
+    (tmp_path / "photos").mkdir()
+    save_png(tmp_path / "photos" / "one.png", image)
+    return tmp_path / "photos"
+
+
+def measured(photo: Path, *words: str) -> list[dict[str, Any]]:
+    out = photo.parent / "out"
+    assert main(["rd", *words, "--images", str(photo), "--out", str(out), "--quiet"]) == 0
+    found: list[dict[str, Any]] = json.loads((out / "rd.json").read_text())["scores"]["points"]
+    return found
+
+
+@pytest.mark.parametrize("base", [(), ("--base", "ucip-tiny")])
+def test_a_shipped_adapter_is_known_by_its_name(photo: Path, base: tuple[str, ...]) -> None:
+    found = measured(photo, "--codecs", "webp:10,40", "--adapter", "webp", *base)
+    [image] = load_eval_set(str(photo)).images
+    buffer = io.BytesIO()
+    Image.fromarray(image.lr).save(buffer, "WEBP", quality=10, method=4)
+    sr = load("webp").upscale(np.asarray(Image.open(buffer).convert("RGB")))
+    inner = (slice(4, -4), slice(4, -4))
+    expected = peak_signal_noise_ratio(luma(image.gt)[inner], luma(sr)[inner], data_range=255)
+    psnr = {(point["curve"], point["quality"]): point["psnr_db"] for point in found}
+    assert psnr["adapter webp", 10] == pytest.approx(expected, abs=1e-3)
+    assert abs(psnr["bicubic", 10] - expected) > 0.01
+
+
+def test_an_adapter_that_is_not_there_is_a_message(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--images", str(photo), "--out", str(photo.parent / "out"), "--quiet"]
+    assert main(["rd", "--codecs", "webp", "--adapter", "wepb", *words]) == 2
+    assert capsys.readouterr().err.startswith("error: unknown adapter 'wepb'; did you mean 'webp'?")
+
+
+@pytest.mark.parametrize("words", [["webp:10,40", "available"], ["available", "webp:10,40"]])
+def test_qualities_that_are_named_win_over_available(
+    photo: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = [row for row in codecs.list_codecs() if row[0].name in {"jpeg", "webp"}]
+    monkeypatch.setattr(codecs, "list_codecs", lambda: few)
+    found = measured(photo, "--codecs", *words)
+    alone = {(p["codec"], p["quality"]) for p in found if p["curve"] == "codec alone"}
+    assert alone == {("webp", 10), ("webp", 40), *(("jpeg", q) for q in (10, 20, 30, 40))}
+
+
 def test_mistakes_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["--images", "GB82-val", "--out", str(tmp_path / "out"), "--quiet"]
-    for codecs, message in (
+    for names, message in (
         (["wepb"], "unknown codec 'wepb'; did you mean 'webp'?"),
         (["webp:ten"], "--codecs webp:ten: write qualities as webp:10,20,30"),
         (["webp", "--anchor", "jpeg"], "--anchor jpeg is not among the codecs: webp"),
         (["webp:10,400"], "webp takes quality 0 to 100, not 400"),
+        (["webp:10,40", "webp:20"], "--codecs names webp twice: write all its qualities in one"),
+        (["webp", "available", "webp"], "--codecs names webp twice"),
     ):
-        assert main(["rd", "--codecs", *codecs, *words]) == 2
+        assert main(["rd", "--codecs", *names, *words]) == 2
         assert capsys.readouterr().err.startswith(f"error: {message}")
     assert not (tmp_path / "out").exists()
     monkeypatch.setitem(sys.modules, "bjontegaard", None)

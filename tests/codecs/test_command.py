@@ -19,7 +19,7 @@ from ucip_adapt.codecs.command import command_codec
 from ucip_adapt.codecs.folder import folder_codec
 from ucip_adapt.data import ArrayCache, Setting, degrade_images, parse_settings, read_rgb
 from ucip_adapt.data.degrade import compress_lr
-from ucip_adapt.errors import CodecError, CommandRefusedError, ConfigError
+from ucip_adapt.errors import CodecError, CommandRefusedError, ConfigError, DataError
 
 # An encoder as a user may have one: WebP by Pillow, under a command line of its own.
 ENCODER = """
@@ -254,6 +254,28 @@ def test_a_folder_without_settings_is_one_setting(folder: Path, lr: np.ndarray) 
     assert codec.spec.qualities == (0,)
     coded = code_image(codec, lr[:40, :57], 0, name="one")
     np.testing.assert_array_equal(coded.pixels, lr[:40, :57] // 2)
+
+
+def test_a_quality_may_have_leading_zeros(folder: Path, lr: np.ndarray) -> None:
+    (folder / "10").rename(folder / "008")
+    codec = folder_codec(f"folder:{folder}")
+    assert codec.spec.qualities == (8, 40)
+    for index, name in enumerate(("one", "two")):
+        image = lr[index : index + 40, :57]
+        coded = code_image(codec, image, 8, name=name)
+        np.testing.assert_array_equal(coded.pixels, image // 2)
+        jpeg = code_image(codec, image, 40, name=name)
+        assert jpeg.stream == (folder / "40" / f"{name}.jpg").read_bytes()
+    before = fingerprint_digest(codec.fingerprint())
+    with (folder / "008" / "one.png").open("ab") as file:
+        file.write(b"\0")
+    assert fingerprint_digest(codec.fingerprint()) != before
+
+
+def test_two_folders_of_one_quality_are_an_error(folder: Path) -> None:
+    (folder / "0010").mkdir()
+    with pytest.raises(DataError, match=r"/0010 and .*/10 are both quality 10: rename or remove"):
+        folder_codec(f"folder:{folder}")
 
 
 def test_equal_images_of_two_names_are_not_mixed_up_in_the_cache(

@@ -44,7 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="Output folder.")
     parser.add_argument("--anchor", metavar="CODEC", help="BD-rate's reference [default: jpeg].")
     parser.add_argument("--base", metavar="BASE", help="Also after this network (ucip-tiny, ...).")
-    parser.add_argument("--adapter", metavar="PATH", help="Also after this adapter on its base.")
+    parser.add_argument(
+        "--adapter",
+        metavar="ADAPTER",
+        help="Also after this adapter on its base: name, folder, or user/repository.",
+    )
     parser.add_argument("--data", type=Path, metavar="PATH", help="Data root; default: UCIP_DATA.")
     parser.add_argument("--max-images", type=int, metavar="INT", help="Only the first images.")
     parser.add_argument("--quiet", action="store_true", help="No progress bar.")
@@ -103,12 +107,20 @@ def _codecs(words: list[str]) -> dict[str, tuple[int, ...]]:
     from ucip_adapt.codecs import get_codec, list_codecs
 
     found: dict[str, tuple[int, ...]] = {}
+    named: set[str] = set()
     for word in words:
         if word == "available":
-            found |= {spec.name: () for spec, state in list_codecs() if state.ok}
+            # Whoever names a codec beside it, before or after, means the qualities given there.
+            works = [spec.name for spec, state in list_codecs() if state.ok]
+            found |= {name: found.get(name, ()) for name in works}
             continue
         name, colon, text = word.partition(":")
         get_codec(name)  # an unknown one is an error now
+        if name in named:
+            raise ConfigError(
+                f"--codecs names {name} twice: write all its qualities in one word, {name}:10,20,30"
+            )
+        named.add(name)
         try:
             qualities = tuple(int(part) for part in text.split(",")) if colon else ()
         except ValueError:
@@ -121,6 +133,7 @@ def _methods(base: str | None, adapter: str | None) -> dict[str, Upscale]:
     import torch
 
     from ucip_adapt.evaluation import bicubic, network_upscaler
+    from ucip_adapt.hub.library import locate_adapter
     from ucip_adapt.models import UCIP
     from ucip_adapt.tuning import load_prompt_adapter
 
@@ -130,8 +143,9 @@ def _methods(base: str | None, adapter: str | None) -> dict[str, Upscale]:
         network = UCIP.from_pretrained(base).eval()
         methods[Path(base).name] = network_upscaler(network.upscale, device)
     if adapter is not None:
+        folder = locate_adapter(adapter)
         start = None if base is None else UCIP.from_pretrained(base)
-        tuned = cast("UCIP", load_prompt_adapter(adapter, start).eval().get_base_model())
+        tuned = cast("UCIP", load_prompt_adapter(folder, start).eval().get_base_model())
         methods[f"adapter {Path(adapter).name}"] = network_upscaler(tuned.upscale, device)
     return methods
 

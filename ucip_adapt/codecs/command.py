@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shlex
@@ -67,16 +68,21 @@ class CommandCodec:
         return Availability(ok=True)
 
     def fingerprint(self) -> dict[str, Any]:
-        """The words, and the sha256 of the programs and of every file among the words."""
+        """The words, and the sha256 of the programs and of every file that the words name."""
         require_available(self.spec.name, self.available())
         programs = filter(None, (shutil.which(words[0]) for words in self._commands()))
-        files = [*programs, *(word for words in self._commands() for word in words[1:])]
+        named = [_named_files(word) for words in self._commands() for word in words[1:]]
+        files = [*programs, *(file for _, found in named for file in found)]
+        options = {"encoder": list(self.encoder), "decoder": list(self.decoder)}
+        # Sums alone do not say which of these files belongs to which quality.
+        if several := [file for name, found in named if "{q}" in name for file in found]:
+            options["files"] = several
         return {
             "codec": self.spec.name,
             "library": "command",
             "version": "",
-            "options": {"encoder": list(self.encoder), "decoder": list(self.decoder)},
-            "sha256": [file_sha256(Path(file)) for file in files if os.path.isfile(file)],
+            "options": options,
+            "sha256": [file_sha256(Path(file)) for file in files],
         }
 
     def roundtrip(self, rgb: NDArray[np.uint8], quality: int) -> Degraded:
@@ -141,7 +147,9 @@ def command_codec(text: str, *, timeout_s: float = 300.0) -> CommandCodec:
         timeout_s: Time limit of each run, in seconds.
 
     Returns:
-        The codec. Words that name a file are made absolute: programs run in a folder of their own.
+        The codec. Files that a word names, or the part of it behind its first ``=``, are made
+        absolute, because programs run in a folder of their own; ``{q}`` in a file's name
+        (``model_{q}.pt``) stands for a whole number there, too.
 
     Raises:
         ConfigError: If ``{in}`` or ``{out}`` is missing, a placeholder is unknown, or a quotation
@@ -185,7 +193,34 @@ def _words(template: str, text: str) -> tuple[str, ...]:
     # followed: an interpreter finds its packages beside the name that it was called by.
     if os.sep in program:
         program = os.path.abspath(program)
-    return (program, *(os.path.abspath(word) if os.path.isfile(word) else word for word in rest))
+    return (program, *map(_absolute, rest))
+
+
+def _absolute(word: str) -> str:
+    name, files = _named_files(word)
+    return word.removesuffix(name) + os.path.abspath(name) if files else word
+
+
+def _named_files(word: str) -> tuple[str, list[str]]:
+    """What names files, the word or the part behind its first ``=``, and the files."""
+    for name in (word, word.partition("=")[2]):
+        if files := _files(name):
+            return name, files
+    return "", []
+
+
+def _files(name: str) -> list[str]:
+    """The file of that name, or the files that it names for any ``{q}``, sorted."""
+    if os.path.isfile(name):
+        return [name]
+    # {q} alone is a quality, even where a file is called 10.
+    if name == "{q}" or set(re.findall(r"\{(\w+)\}", name)) != {"q"}:
+        return []
+    path = os.path.abspath(name)
+    pattern = glob.escape(path).replace("{q}", "*")
+    wanted = re.compile(re.escape(path).replace(re.escape("{q}"), r"-?\d+"))
+    found = glob.glob(pattern)
+    return sorted(file for file in found if wanted.fullmatch(file) and os.path.isfile(file))
 
 
 def _fill(word: str, values: Mapping[str, str]) -> str:

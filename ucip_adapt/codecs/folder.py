@@ -32,10 +32,12 @@ class FolderCodec:
     Attributes:
         spec: Its name is the whole text, ``folder:`` included.
         root: The folder.
+        folders: Where the images of each of the qualities are, in the same order.
     """
 
     spec: CodecSpec
     root: Path
+    folders: tuple[Path, ...]
 
     def available(self) -> Availability:
         """Whether the folder is there."""
@@ -67,7 +69,7 @@ class FolderCodec:
         }
 
     def _images(self, quality: int) -> dict[str, Path]:
-        return _listing(_setting_folder(self.root, quality))
+        return _listing(self.folders[self.spec.qualities.index(quality)])
 
     def roundtrip(self, rgb: NDArray[np.uint8], quality: int) -> Degraded:
         """Refuse: an image without its name cannot be found.
@@ -116,11 +118,6 @@ class FolderCodec:
         return Degraded(pixels, num_bytes=len(stream), stream=stream)
 
 
-def _setting_folder(root: Path, quality: int) -> Path:
-    inner = root / str(quality)
-    return inner if inner.is_dir() else root
-
-
 @functools.cache
 def _listing(folder: Path) -> dict[str, Path]:
     """Images by name; looked up once, because it is asked for with every image."""
@@ -141,20 +138,23 @@ def folder_codec(text: str) -> FolderCodec:
         text: The text with its prefix ``folder:``.
 
     Returns:
-        The codec; its qualities, in rising order, are the folders that have a number for a name.
+        The codec; its qualities, in rising order, are the folders that have a number for a name,
+        with leading zeros or without.
+
+    Raises:
+        DataError: If two folders have the same number, as ``8`` and ``08``.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     for quality in ("40", "10", "notes"):
+        ...     for quality in ("40", "08", "notes"):
         ...         Path(folder, quality).mkdir()
         ...     folder_codec(f"folder:{folder}").spec.qualities
-        (10, 40)
+        (8, 40)
     """
     root = Path(text.removeprefix(PREFIX)).expanduser().resolve()
-    inside = sorted(root.iterdir()) if root.is_dir() else []
-    numbers = sorted(int(path.name) for path in inside if path.is_dir() and path.name.isdecimal())
-    qualities = tuple(numbers) or ((0,) if any(path.is_file() for path in inside) else ())
+    folders = _setting_folders(root)
+    qualities = tuple(folders)
     spec = CodecSpec(
         name=text,
         family="folder",
@@ -163,4 +163,22 @@ def folder_codec(text: str) -> FolderCodec:
         quality_range=(min(qualities, default=0), max(qualities, default=0)),
         faithful=False,
     )
-    return FolderCodec(spec, root)
+    return FolderCodec(spec, root, tuple(folders.values()))
+
+
+def _setting_folders(root: Path) -> dict[int, Path]:
+    """Folders by quality, in rising order; files without such folders are quality 0."""
+    inside = sorted(root.iterdir()) if root.is_dir() else []
+    found: dict[int, Path] = {}
+    for path in inside:
+        if not (path.is_dir() and path.name.isdecimal()):
+            continue
+        quality = int(path.name)
+        if quality in found:
+            raise DataError(
+                f"{found[quality]} and {path} are both quality {quality}: rename or remove one"
+            )
+        found[quality] = path
+    if not found and any(path.is_file() for path in inside):
+        return {0: root}
+    return dict(sorted(found.items()))

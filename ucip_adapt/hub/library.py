@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ucip_adapt.assets import shipped_adapter_folder, shipped_adapters
-from ucip_adapt.errors import AdapterError, UcipError, unknown_name
+from ucip_adapt.errors import AdapterError, ConfigError, UcipError, unknown_name
 from ucip_adapt.hub.fetch import fetch_adapter
 from ucip_adapt.training.atomic import sha256_of
 from ucip_adapt.tuning.config import CONFIG_FILE, WEIGHTS_FILE, DynamicPromptConfig
@@ -72,14 +72,18 @@ def locate_adapter(
 
     Args:
         source: Name, folder, or ``"user/repository"``.
-        revision: Branch, tag or commit on the Hub.
-        subfolder: Folder of the adapter inside the repository, or the folder.
+        revision: Branch, tag or commit; for the Hub alone.
+        subfolder: Folder of the adapter inside the repository, or the folder; not for a shipped
+            name.
 
     Returns:
         Folder with its files.
 
     Raises:
         UnknownNameError: If it is none of the three.
+        AdapterError: If it is a path, and there is no such folder.
+        ConfigError: If a revision is given with a shipped name or a folder, or a subfolder with a
+            shipped name.
         HubError: If the Hub does not give it.
 
     Example:
@@ -88,8 +92,17 @@ def locate_adapter(
     """
     shipped = shipped_adapter_folder(source)
     if shipped is not None:
+        mine = f"adapter '{source}' comes with the package and has no"
+        if revision is not None:
+            raise ConfigError(f"{mine} revisions; leave the revision out")
+        if subfolder:
+            raise ConfigError(f"{mine} subfolders; leave the subfolder out")
         return shipped
     if Path(source).is_dir():
+        if revision is not None:
+            raise ConfigError(
+                f"'{source}' is a folder here and has no revisions; leave the revision out"
+            )
         return Path(source, subfolder or "")
     # A repository is user/name; anything with more, or with a dot in front, is a path gone wrong.
     parts = source.split("/")
