@@ -47,6 +47,7 @@ from ucip_adapt.training.run import (
     make_accelerator,
     make_checkpoints,
     progress_bar,
+    resume_run,
     say,
     training_crops,
     training_loader,
@@ -59,13 +60,21 @@ from ucip_adapt.training.signals import StopRequest
 class Options(TrainingOptions):
     """Options of the recipe; those of every training run come first."""
 
-    preset: Literal["full", "small", "tiny", "nano"] = option("tiny", "Architecture.")
+    preset: Literal["full", "small", "tiny", "nano"] | None = option(
+        None, "Architecture; default: the base's to start from, or for a new network tiny."
+    )
     prompt: Literal["dynamic", "none", "fixed", "promptir"] = option(
         "dynamic", "Prompt design (Table 4); none is the base of protocols ii and iii."
     )
-    num_prompts: int = option(8, "Basic prompts of each block (Table 6).", minimum=1)
-    num_slots: int = option(1, "Prompt slots, one per codec; 1 is blind.", minimum=1)
-    local: Literal["yes", "no"] = option("yes", "Depth-wise local branch (Table 5).")
+    num_prompts: int | None = option(
+        None, "Basic prompts of each block (Table 6); default: the base's, or 8.", minimum=1
+    )
+    num_slots: int | None = option(
+        None, "Prompt slots, one per codec; 1 is blind; default: the base's, or 1.", minimum=1
+    )
+    local: Literal["yes", "no"] | None = option(
+        None, "Depth-wise local branch (Table 5); default: the base's, or yes."
+    )
     settings: tuple[str, ...] = option(
         ("jpeg:10", "jpeg:20", "jpeg:30", "jpeg:40"), "Damage to learn, each CODEC:QUALITY."
     )
@@ -126,20 +135,56 @@ def build_model(cfg: Options) -> UCIP:
     """Make the network, or load the one to go on with."""
     if cfg.pretrained_model_name_or_path is not None:
         model = UCIP.from_pretrained(cfg.pretrained_model_name_or_path, revision=cfg.revision)
-        if model.config.prompt != cfg.prompt:
-            raise ConfigError(
-                f"--prompt {cfg.prompt}, but {cfg.pretrained_model_name_or_path} has prompt "
-                f"'{model.config.prompt}'"
-            )
+        refuse_other_architecture(cfg, model.config)
         return model.train()
     config = UCIPConfig.preset(
-        cfg.preset,
+        cfg.preset or "tiny",
         prompt=cfg.prompt,
-        num_prompts=cfg.num_prompts,
-        num_slots=cfg.num_slots,
-        local=cfg.local == "yes",
+        num_prompts=cfg.num_prompts or 8,
+        num_slots=cfg.num_slots or 1,
+        local=cfg.local != "no",
     )
     return UCIP(config)
+
+
+def as_options(config: UCIPConfig) -> dict[str, Any]:
+    """What a network is, in the words of the options."""
+    own = {name: getattr(config, name) for name in ("prompt", "num_prompts", "num_slots")}
+    return {**own, "local": "yes" if config.local else "no"}
+
+
+def refuse_other_architecture(cfg: Options, config: UCIPConfig) -> None:
+    """Refuse options that say something else than the base that they start from."""
+    start = cfg.pretrained_model_name_or_path
+    for name, value in as_options(config).items():
+        asked = getattr(cfg, name)
+        if asked is not None and asked != value:
+            raise ConfigError(
+                f"--{name} {asked}, but {start} has {name} {value!r}; give that, or another base"
+            )
+    if cfg.preset is None:
+        return
+    own = {**as_options(config), "local": config.local}
+    asked_for = UCIPConfig.preset(cfg.preset, **own).function_fields()
+    other = [name for name, value in config.function_fields().items() if asked_for[name] != value]
+    if other:
+        differs = f"{start} differs from it in {', '.join(other)}"
+        raise ConfigError(f"--preset {cfg.preset}, but {differs}; leave --preset out")
+
+
+def with_architecture(cfg: Options, config: UCIPConfig) -> Options:
+    """The options as they are recorded: what the network is, and a preset only if it came of it."""
+    preset = (cfg.preset or "tiny") if cfg.pretrained_model_name_or_path is None else None
+    return dataclasses.replace(cfg, preset=preset, **as_options(config))
+
+
+def check_slots(cfg: Options, config: UCIPConfig, found: int) -> None:
+    """Refuse prompt slots that the damage does not fill, or that it has too many for."""
+    if config.num_slots in {1, found}:
+        return
+    start, source = cfg.pretrained_model_name_or_path, cfg.suite or cfg.suite_dir or "--settings"
+    whose = "--num_slots" if start is None else f"{start} has num_slots"
+    raise ConfigError(f"{whose} {config.num_slots}, but {source} has {found} slots; 1 is blind")
 
 
 def main(cfg: Options) -> dict[str, Any]:
@@ -149,23 +194,22 @@ def main(cfg: Options) -> dict[str, Any]:
     accelerator = make_accelerator(cfg)
     settings, slots = choose_damage(cfg)
     cfg = dataclasses.replace(cfg, settings=tuple(map(str, settings)))
-    if slots is not None and 1 < cfg.num_slots != len(set(slots)):
-        source = cfg.suite or cfg.suite_dir
-        raise ConfigError(
-            f"--num_slots {cfg.num_slots}, but {source} has {len(set(slots))} slots; 1 is blind"
-        )
     model = build_model(cfg)
+    cfg = with_architecture(cfg, model.config)
+    found = {setting.codec for setting in settings} if slots is None else set(slots)
+    check_slots(cfg, model.config, len(found))
     if cfg.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     if cfg.sampler is not None:
         model.use_sampler(cfg.sampler)
     parameters = [p for p in model.parameters() if p.requires_grad]
+    network = cfg.preset or f"from {cfg.pretrained_model_name_or_path}"
     per_step = cfg.train_batch_size * accelerator.num_processes * cfg.gradient_accumulation_steps
     say(
         accelerator,
         f"images     {images_line(cfg)}",
         f"damage     {', '.join(map(str, settings))}",
-        f"model      {cfg.preset}, prompt {model.config.prompt}, {model.num_parameters():,} "
+        f"model      {network}, prompt {model.config.prompt}, {model.num_parameters():,} "
         f"parameters, {model.num_parameters(trainable_only=True):,} trained",
         f"steps      {cfg.max_train_steps} of {per_step} crops ({accelerator.num_processes} "
         f"processes x {cfg.train_batch_size} x {cfg.gradient_accumulation_steps}) of "
@@ -188,15 +232,10 @@ def main(cfg: Options) -> dict[str, Any]:
         ema = EMA(trained, decay=cfg.ema_decay)
         accelerator.register_for_checkpointing(ema)
     accelerator.register_for_checkpointing(clock)
-    checkpoints = make_checkpoints(cfg, accelerator, critical=("preset", "prompt", "settings"))
-    step = 0
-    if cfg.resume_from_checkpoint is not None:
-        step = checkpoints.resume(
-            cfg.resume_from_checkpoint,
-            force=cfg.force,
-            allow_world_change=cfg.allow_world_change,
-        )
-        say(accelerator, f"resumed    at step {step}")
+    # Earlier versions recorded a preset also beside a base, where it says nothing.
+    critical = ("prompt", "settings", *(("preset",) if cfg.preset is not None else ()))
+    checkpoints = make_checkpoints(cfg, accelerator, critical=critical)
+    step = resume_run(cfg, accelerator, checkpoints, optimizer)
     guard = GuardedStep(
         accelerator, optimizer, parameters, policy=cfg.nonfinite, max_grad_norm=cfg.max_grad_norm
     )
@@ -232,7 +271,7 @@ def main(cfg: Options) -> dict[str, Any]:
                 set_learning_rate(optimizer, rate)
                 lq = batch["lq"].to(accelerator.device)
                 gt = batch["gt"].to(accelerator.device)
-                slot = batch["slot"].to(accelerator.device) if cfg.num_slots > 1 else None
+                slot = batch["slot"].to(accelerator.device) if base.config.num_slots > 1 else None
                 loss = compute_loss(model(lq, slot).float(), gt)
                 guard.backward(loss, sample_ids=batch["index"].tolist())
                 if accelerator.sync_gradients and guard.step(step) and ema is not None:
@@ -262,6 +301,7 @@ def main(cfg: Options) -> dict[str, Any]:
                 )
                 return {}
     clock.lap("training")
+    guard.check_trained()
 
     # What ships is measured in its own precision, whatever the training's was.
     base = accelerator.unwrap_model(model, keep_fp32_wrapper=False, keep_torch_compile=False)

@@ -35,6 +35,7 @@ from ucip_adapt.data import load_eval_set
 from ucip_adapt.data.benchmarks import data_root
 from ucip_adapt.errors import ConfigError
 from ucip_adapt.training.atomic import sha256_of
+from ucip_adapt.training.collective import finish_training
 from ucip_adapt.training.ema import EMA
 from ucip_adapt.training.guard import GuardedStep, check_finite
 from ucip_adapt.training.options import TrainingOptions
@@ -45,6 +46,7 @@ from ucip_adapt.training.run import (
     make_accelerator,
     make_checkpoints,
     progress_bar,
+    resume_run,
     say,
     training_paths,
 )
@@ -77,11 +79,28 @@ class Options(TrainingOptions):
         return 1e-3 if self.learning_rate is None else self.learning_rate
 
 
+NOT_USED = {
+    "suite_dir": "a codec learns from clean images",
+    "gradient_accumulation_steps": "a codec makes a step of every batch",
+    "loss": "a codec has its own, of bits and --codec's distortion",
+    "sampler": "a codec fetches no tokens",
+    "gradient_checkpointing": "a codec keeps its activations",
+    "validation_steps": "a codec is measured at the end only",
+}
+"""Options of every training run that have no meaning here, and why."""
+
+
+def refuse_unused(cfg: Options) -> None:
+    """Refuse options that would be recorded and not followed."""
+    for field in dataclasses.fields(cfg):
+        if field.name in NOT_USED and getattr(cfg, field.name) != field.default:
+            raise ConfigError(f"--{field.name}: {NOT_USED[field.name]}; leave it out")
+
+
 def resolve_defaults(cfg: Options) -> Options:
     """Fill in what the codec decides."""
     preset = get_preset(cfg.codec)
-    if cfg.sampler is not None:
-        raise ConfigError("--sampler: a codec fetches no tokens; leave it out")
+    refuse_unused(cfg)
     adversarial = preset.adversarial if cfg.adversarial is None else cfg.adversarial
     if adversarial and cfg.start_from is None:
         raise ConfigError(
@@ -124,7 +143,7 @@ def prepare_network(cfg: Options, crops: CodecCrops) -> TinyNetwork:
 
 
 def main(cfg: Options) -> dict[str, Any]:
-    """Train; returns what results.json holds."""
+    """Train; returns what results.json holds, on the main process."""
     clock = Clock()
     cfg = resolve_defaults(cfg)
     preset = get_preset(cfg.codec)
@@ -173,14 +192,11 @@ def main(cfg: Options) -> dict[str, Any]:
     checkpoints = make_checkpoints(
         cfg, accelerator, critical=("codec", "weights", "adversarial", "start_from")
     )
-    step = 0
-    if cfg.resume_from_checkpoint is not None:
-        step = checkpoints.resume(cfg.resume_from_checkpoint, force=cfg.force)
-        say(accelerator, f"resumed    at step {step}")
+    step = resume_run(cfg, accelerator, checkpoints, optimizer)
     guard = GuardedStep(
         accelerator, optimizer, parameters, policy=cfg.nonfinite, max_grad_norm=cfg.max_grad_norm
     )
-    weights = torch.tensor(cfg.weights)
+    weights = torch.tensor(cfg.weights, device=accelerator.device)
     # Without this the best rate, whose cost is largest, would have most of the gradient.
     balance = (weights.log().mean().exp() / weights).sqrt()
     clock.lap("data")
@@ -201,7 +217,8 @@ def main(cfg: Options) -> dict[str, Any]:
         generator=torch.Generator(),
     )
     curve: list[dict[str, Any]] = []
-    sums = torch.zeros(3, len(weights))  # images, bpp and distortion of each rate
+    # Images, bpp and distortion of each rate.
+    sums = torch.zeros(3, len(weights), device=accelerator.device)
     with StopRequest() as stop, progress_bar(cfg, accelerator, step) as bar:
         for batch in loader:
             learning_rate = learning_rate_at(
@@ -213,8 +230,8 @@ def main(cfg: Options) -> dict[str, Any]:
                 milestones=cfg.lr_milestones,
             )
             set_learning_rate(optimizer, learning_rate)
-            image, ids = batch["image"], batch["index"].tolist()
-            rate = batch["index"] % len(weights)
+            image, ids = batch["image"].to(accelerator.device), batch["index"].tolist()
+            rate = batch["index"].to(accelerator.device) % len(weights)
             coded = model(image, rate)
             bpp = coded.bits / image[0, 0].numel()
             distortion = distortion_of(preset.distortion, coded.pixels, image)
@@ -250,8 +267,12 @@ def main(cfg: Options) -> dict[str, Any]:
                 return {}
     clock.lap("training")
 
+    guard.check_trained()
     ema.write_back()
     check_finite(network.named_parameters(), what="no codec is written: the trained weights")
+    if not accelerator.is_main_process:  # all have the same network; one writes and measures it
+        finish_training(accelerator)
+        return {}
     path = cfg.output_dir / f"{cfg.codec}.safetensors"
     notes = {
         "train_data_dir": [Path(name).name for name in cfg.train_data_dir],
@@ -287,6 +308,7 @@ def main(cfg: Options) -> dict[str, Any]:
         files={path.name: sha256_of(path)},
     )
     write_results(cfg.output_dir / "results.json", record)
+    finish_training(accelerator)
     say(accelerator, f"wrote {path}: {path.stat().st_size:,} bytes")
     return record
 

@@ -33,6 +33,7 @@ from ucip_adapt.training.run import (
     make_accelerator,
     make_checkpoints,
     progress_bar,
+    resume_run,
     say,
     training_crops,
     training_loader,
@@ -156,14 +157,7 @@ def main(cfg: Options) -> dict[str, Any]:
         "peft_method",
     )
     checkpoints = make_checkpoints(cfg, accelerator, critical=critical)
-    step = 0
-    if cfg.resume_from_checkpoint is not None:
-        step = checkpoints.resume(
-            cfg.resume_from_checkpoint,
-            force=cfg.force,
-            allow_world_change=cfg.allow_world_change,
-        )
-        say(accelerator, f"resumed    at step {step}")
+    step = resume_run(cfg, accelerator, checkpoints, optimizer)
     guard = GuardedStep(
         accelerator, optimizer, parameters, policy=cfg.nonfinite, max_grad_norm=cfg.max_grad_norm
     )
@@ -210,6 +204,7 @@ def main(cfg: Options) -> dict[str, Any]:
                 say(accelerator, f"stopped at step {step}; go on with {resume}")
                 return {}
     clock.lap("training")
+    guard.check_trained()
 
     if ema is not None:
         ema.write_back()

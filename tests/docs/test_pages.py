@@ -146,6 +146,15 @@ def test_codes_of_the_page_are_those_of_the_code() -> None:
         assert own == {code for code, cell in zip((1, 3), cells[1:], strict=True) if cell}, command
 
 
+def test_recipes_with_a_code_of_their_own_are_named() -> None:
+    found = {p.name for p in (ROOT / "recipes").glob("*.py") if _codes(p) - {0, 2}}
+    assert all(_codes(ROOT / "recipes" / name) == {3} for name in found)
+    [row] = [row for row in rows(page("exit_codes")) if row[0] == "3"]
+    assert set(re.findall(r"`(\w+\.py)`", row[2])) == found
+    section = page("exit_codes").split("## Recipes")[1].split("\n## ")[0]
+    assert all(f"`{name}`" in section for name in found)
+
+
 def test_ctrl_c_and_a_closed_pipe(monkeypatch, capfd) -> None:
     class Module:
         error: type[BaseException]

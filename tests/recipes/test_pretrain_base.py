@@ -16,9 +16,10 @@ from ucip_adapt.codecs import get_codec
 from ucip_adapt.config import parse_config
 from ucip_adapt.data import read_rgb
 from ucip_adapt.data.bicubic import bicubic_down4
-from ucip_adapt.data.paired import to_tensor
-from ucip_adapt.errors import ConfigError, UnknownNameError
+from ucip_adapt.data.paired import PairedCrops, to_tensor
+from ucip_adapt.errors import CheckpointError, ConfigError, NonFiniteError, UnknownNameError
 from ucip_adapt.models import UCIP, UCIPConfig
+from ucip_adapt.training.checkpoint import CheckpointWarning
 from ucip_adapt.training.results import TOP_LEVEL_KEYS
 
 
@@ -166,6 +167,116 @@ def test_another_prompt_design_is_no_second_stage(run, first, tmp_path):
             prompt="none",
             pretrained_model_name_or_path=str(first.folder),
         )
+
+
+@pytest.fixture(scope="module")
+def slotted(tmp_path_factory):
+    """A base of two slots and four basic prompts, without the local branch."""
+    folder = tmp_path_factory.mktemp("slotted")
+    torch.manual_seed(5)
+    config = UCIPConfig.preset("nano", num_slots=2, num_prompts=4, local=False)
+    UCIP(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_base_brings_its_slots(run, slotted, tmp_path):
+    """Both are trained where --num_slots is left out, and what is recorded is the base's."""
+    options = {
+        "pretrained_model_name_or_path": str(slotted),
+        "settings": ("jpeg:10", "webp:40"),
+        "preset": None,
+    }
+    done = run("pretrain_base", tmp_path / "out", **options, max_train_steps=2)
+    before, after = (UCIP.from_pretrained(path) for path in (slotted, done.folder))
+    assert after.config == before.config
+    for old, new in zip(before.blocks, after.blocks, strict=True):
+        slots = zip(old.prompt.basis, new.prompt.basis, strict=True)
+        assert [bool((ours != theirs).any()) for ours, theirs in slots] == [True, True]
+    config = done.record["config"]
+    assert (config["num_slots"], config["num_prompts"], config["local"]) == (2, 4, "no")
+    assert config["preset"] is None
+    said = dict(line.split(maxsplit=1) for line in done.lines[:5])
+    assert said["model"].startswith(f"from {slotted}, prompt dynamic, ")
+    # Said out loud, as the base has it, is the same.
+    same = {"num_slots": 2, "num_prompts": 4, "local": "no", "preset": "nano"}
+    again = run("pretrain_base", tmp_path / "same", **{**options, **same}, max_train_steps=2)
+    assert again.losses == done.losses
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"num_slots": 1}, r"--num_slots 1, but \S+ has num_slots 2; give that, or another base"),
+        ({"num_slots": 3}, r"--num_slots 3, but \S+ has num_slots 2;"),
+        ({"num_prompts": 8}, r"--num_prompts 8, but \S+ has num_prompts 4;"),
+        ({"local": "yes"}, r"--local yes, but \S+ has local 'no';"),
+        ({"preset": "tiny"}, r"--preset tiny, but \S+ differs from it in embed_dim, .*leave"),
+        ({"settings": ("jpeg:10",)}, r"slotted\S* has num_slots 2, but --settings has 1 slots"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_options_that_the_base_contradicts(run, slotted, tmp_path, option, message):
+    options = {"settings": ("jpeg:10", "webp:40"), "dry_run": True, **option}
+    with pytest.raises(ConfigError, match=message):
+        run(
+            "pretrain_base",
+            tmp_path / "out",
+            pretrained_model_name_or_path=str(slotted),
+            **options,
+        )
+
+
+def test_more_slots_than_codecs(run, tmp_path):
+    with pytest.raises(ConfigError, match="--num_slots 2, but --settings has 1 slots; 1 is blind"):
+        run("pretrain_base", tmp_path / "out", num_slots=2, dry_run=True)
+
+
+def test_checkpoints_of_before_resume_beside_a_base(run, first, tmp_path):
+    """They name a preset there."""
+    options = {"pretrained_model_name_or_path": str(first.folder), "max_train_steps": 2}
+    folder = tmp_path / "out"
+    whole = run("pretrain_base", folder, **options, checkpointing_steps=1)
+    checkpoint = folder / "checkpoints" / "step-00000001"
+    content = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
+    old = {"preset": "nano", "num_slots": 1, "num_prompts": 8, "local": "yes"}
+    content["run_config"] |= old
+    (checkpoint / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
+    again = run("pretrain_base", folder, **options, resume_from_checkpoint=str(checkpoint))
+    assert again.losses == whole.losses[1:]
+
+
+def test_a_resumed_run_has_the_adam_that_it_records(run, tmp_path):
+    run("pretrain_base", tmp_path / "out", checkpointing_steps=2)
+    options = {
+        "resume_from_checkpoint": str(tmp_path / "out" / "checkpoints" / "step-00000002"),
+        "adam_beta1": 0.5,
+        "adam_beta2": 0.99,
+        "max_grad_norm": 0.25,
+    }
+    listed = (
+        r"adam_beta1: 0\.9 in the checkpoint, 0\.5 now; adam_beta2: 0\.999 in .*, 0\.99 now; "
+        r"max_grad_norm: 1\.0 in .*, 0\.25 now"
+    )
+    with pytest.raises(CheckpointError, match=f"{listed}.*--force"):
+        run("pretrain_base", tmp_path / "out", **options)
+    with pytest.warns(CheckpointWarning, match=listed):
+        done = run("pretrain_base", tmp_path / "out", **options, force=True)
+    assert {group["betas"] for group in done.optimizer.param_groups} == {(0.5, 0.99)}
+    assert done.record["config"]["adam_beta1"] == 0.5
+
+
+def test_a_run_that_trained_nothing_publishes_nothing(run, tmp_path, monkeypatch):
+    cut = PairedCrops.__getitem__
+
+    def spoilt(self, index):
+        sample = cut(self, index)
+        return {**sample, "lq": sample["lq"] * math.nan}
+
+    monkeypatch.setattr(PairedCrops, "__getitem__", spoilt)
+    with pytest.raises(NonFiniteError, match="no result is written: every step was skipped"):
+        run("pretrain_base", tmp_path / "out")
+    assert not (tmp_path / "out" / "results.json").exists()
+    assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_the_prompt_free_twin_starts_alike(run, tmp_path):
@@ -336,11 +447,13 @@ def test_the_papers_settings(repo_root, recipes):
     """Sec. 4.1: Adam, L1, 3e-4 halved at 200k of 400k, batch 32, 64-pixel crops."""
     file = repo_root / "recipes" / "configs" / "pretrain_base" / "paper.toml"
     cfg = parse_config(recipes("pretrain_base").Options, ["--config", str(file)])
-    assert (cfg.preset, cfg.prompt, cfg.num_prompts) == ("full", "dynamic", 8)
+    assert (cfg.preset, cfg.prompt) == ("full", "dynamic")
     assert (cfg.rate, cfg.lr_scheduler, cfg.lr_milestones) == (3e-4, "multistep", (200_000,))
     assert (cfg.max_train_steps, cfg.train_batch_size, cfg.patch_size) == (400_000, 32, 64)
     assert cfg.loss == "l1"
-    assert UCIP(UCIPConfig.preset(cfg.preset)).num_parameters() == 11_408_931
+    network = recipes("pretrain_base").build_model(cfg)
+    assert network.num_parameters() == 11_408_931
+    assert network.config.num_prompts == 8
 
 
 def test_shipped_bases_never_saw_webp(repo_root, recipes):

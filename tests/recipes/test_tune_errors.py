@@ -223,6 +223,21 @@ def test_a_tracker_that_is_not_installed(run, tmp_path, monkeypatch):
     assert_fails(run, tmp_path, ConfigError, message, report_to="wandb")
 
 
+def test_half_precision_needs_a_gpu(run, tmp_path):
+    assert_fails(run, tmp_path, ConfigError, "fp16 needs a GPU", mixed_precision="fp16")
+
+
+@pytest.mark.parametrize("name", ["tune_prompts", "tune_full"])
+def test_a_run_that_trained_nothing_is_no_result(run, tmp_path, monkeypatch, recipes, name):
+    def not_a_number(sr, gt):
+        return (sr - gt).mean() * float("nan")
+
+    monkeypatch.setattr(recipes(name), "LOSSES", {"psnr": not_a_number, "l1": not_a_number})
+    with pytest.raises(NonFiniteError, match="every step was skipped"):
+        run(name, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
+
+
 def test_pushing_needs_a_repository(run, tmp_path, monkeypatch):
     monkeypatch.delenv("UCIP_HUB_NAMESPACE", raising=False)
     message = "--push_to_hub needs --hub_model_id, or UCIP_HUB_NAMESPACE to be set"

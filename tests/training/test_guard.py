@@ -67,6 +67,33 @@ def test_stop_names_step_and_samples():
         run("stop", accumulation=2, in_gradient=True, bad_step=1)
 
 
+def test_a_training_without_an_update_is_refused():
+    _, guard, updates = run("skip", steps=1, bad_step=0)
+    assert updates == [False]
+    with pytest.raises(NonFiniteError, match=r"every step was skipped.* nothing is trained"):
+        guard.check_trained()
+    _, guard, updates = run("skip", steps=2, bad_step=0)
+    assert updates == [False, True]
+    guard.check_trained()
+
+
+def test_updates_before_a_resume_count():
+    """Only the optimizer's state knows of them."""
+    for bad_step, trained in ((9, True), (0, False)):
+        layer, before, _ = run("skip", steps=1, bad_step=bad_step)
+        accelerator = Accelerator(cpu=True)
+        optimizer = accelerator.prepare(torch.optim.Adam(layer.parameters()))
+        optimizer.load_state_dict(before._optimizer.state_dict())
+        guard = GuardedStep(accelerator, optimizer, list(layer.parameters()), policy="skip")
+        guard.backward(layer(torch.ones(2, 3)).mean() * math.nan, sample_ids=[0])
+        assert not guard.step(1)
+        if trained:
+            guard.check_trained()
+        else:
+            with pytest.raises(NonFiniteError, match="every step was skipped"):
+                guard.check_trained()
+
+
 def test_norm_is_that_before_clipping():
     accelerator = Accelerator(cpu=True)
     weight = nn.Parameter(torch.zeros(2))

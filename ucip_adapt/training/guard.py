@@ -62,6 +62,7 @@ class GuardedStep:
                 if accelerator.sync_gradients:
                     updated = guard.step(step)
                     step += 1
+        guard.check_trained()
 
     With ``policy="skip"`` the bad step makes no update but counts as a step, so that data order and
     schedule go on as they would have; with ``"stop"`` it raises. Under fp16 an infinite gradient of
@@ -107,6 +108,7 @@ class GuardedStep:
         self._bad_losses = torch.zeros((), device=accelerator.device)
         self._ids: list[tuple[Tensor, list[int]]] = []
         self._loss_sum = torch.zeros((), device=accelerator.device)
+        self._updates = 0
         self.skipped = 0
         self.last_loss = math.nan
         self.running_loss = math.nan
@@ -162,6 +164,7 @@ class GuardedStep:
         finite = not (bad_losses or bad_norms)
         if finite:
             self._optimizer.step()
+            self._updates += 1
             self._average_loss()
         else:
             self._stop_if_asked(step, ids, loss_is_bad=bad_losses > 0)
@@ -170,6 +173,36 @@ class GuardedStep:
                 accelerator.scaler.update()  # clipping has shown it the gradients; lower the scale
         self._optimizer.zero_grad()
         return finite
+
+    def check_trained(self) -> None:
+        """Refuse to end a training in which every step was skipped; call it after the loop.
+
+        The updates of earlier parts of a resumed run count: they left their traces in the
+        optimizer's state, which its checkpoint brings back.
+
+        Raises:
+            NonFiniteError: If there was no update, so that nothing was trained.
+
+        Example:
+            >>> weight = nn.Parameter(torch.ones(1))
+            >>> accelerator = Accelerator(cpu=True)
+            >>> optimizer = accelerator.prepare(torch.optim.Adam([weight]))
+            >>> guard = GuardedStep(accelerator, optimizer, [weight], policy="skip")
+            >>> guard.backward((weight * math.nan).sum(), sample_ids=[0])
+            >>> guard.step(0)
+            False
+            >>> guard.check_trained()
+            Traceback (most recent call last):
+            ucip_adapt.errors.NonFiniteError: no result is written: every step was skipped, its \
+loss or gradient being NaN or infinite, and nothing is trained. Lower the learning rate, set \
+max_grad_norm, or look at the samples that nonfinite 'stop' names.
+        """
+        if not self._updates and not self._optimizer.state:
+            raise NonFiniteError(
+                "no result is written: every step was skipped, its loss or gradient being NaN or "
+                "infinite, and nothing is trained. Lower the learning rate, set max_grad_norm, or "
+                "look at the samples that nonfinite 'stop' names."
+            )
 
     def _average_loss(self) -> None:
         before = self.last_loss if math.isnan(self.running_loss) else self.running_loss

@@ -69,12 +69,14 @@ class TrainingOptions:
     lr_milestones: tuple[int, ...] = option(
         (), "Steps after which 'multistep' halves the rate.", unit="steps", minimum=1
     )
-    adam_beta1: float = option(0.9, "Adam's first decay.", minimum=0.0, maximum=1.0)
-    adam_beta2: float = option(0.999, "Adam's second decay.", minimum=0.0, maximum=1.0)
+    adam_beta1: float = option(0.9, "Adam's first decay, below 1.", minimum=0.0)
+    adam_beta2: float = option(0.999, "Adam's second decay, below 1.", minimum=0.0)
     loss: Loss = option(
         "psnr", "What is made small: the error in dB, image by image, or l1 as in the paper."
     )
-    max_grad_norm: float | None = option(1.0, "Gradient clipping; none does not clip.")
+    max_grad_norm: float | None = option(
+        1.0, "Gradient clipping, a limit above 0; none does not clip."
+    )
     ema_decay: float | None = option(
         None, "Average the trained weights with this decay and keep the average.", maximum=1.0
     )
@@ -126,11 +128,20 @@ class TrainingOptions:
         return min(20, self.schedule_steps // 10)
 
     def __post_init__(self) -> None:
-        """Check what one option says of another.
+        """Check the ranges that are open at an end, and what one option says of another.
 
         Raises:
-            ConfigError: If two options exclude each other.
+            ConfigError: If a value is out of its range or two options exclude each other.
         """
+        for name in ("adam_beta1", "adam_beta2"):
+            beta: float = getattr(self, name)
+            if not 0 <= beta < 1:
+                raise ConfigError(f"{name}={beta:g} must be at least 0 and below 1")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ConfigError(
+                f"max_grad_norm={self.max_grad_norm:g} leaves nothing of the gradients; give a "
+                "limit above 0, or 'none' for no clipping"
+            )
         if self.lr_warmup_steps is not None and self.lr_warmup_steps > self.max_train_steps:
             raise ConfigError(
                 f"lr_warmup_steps={self.lr_warmup_steps} exceeds "

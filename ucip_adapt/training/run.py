@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import ProjectConfiguration, set_seed
 from torch import distributed
 from torch.utils.data import DataLoader
@@ -43,6 +44,7 @@ __all__ = [
     "make_accelerator",
     "make_checkpoints",
     "progress_bar",
+    "resume_run",
     "say",
     "training_crops",
     "training_loader",
@@ -62,6 +64,9 @@ _CRITICAL = (
     "lr_warmup_steps",
     "lr_milestones",
     "max_train_steps",
+    "adam_beta1",
+    "adam_beta2",
+    "max_grad_norm",
     "ema_decay",
     "loss",
     "mixed_precision",
@@ -112,7 +117,7 @@ def make_accelerator(cfg: TrainingOptions) -> Accelerator:
     """Set up devices, processes, seeds and the tracker; the output folder is made.
 
     Raises:
-        ConfigError: If a tracker's library is missing.
+        ConfigError: If a tracker's library is missing, or fp16 is asked for on a CPU.
         DataError: If the output folder cannot be made.
     """
     tracker = {"none": None, "tensorboard": "tensorboard", "wandb": "wandb"}[cfg.report_to]
@@ -127,6 +132,8 @@ def make_accelerator(cfg: TrainingOptions) -> Accelerator:
         ),
         step_scheduler_with_optimizer=False,
     )
+    if cfg.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ConfigError("--mixed_precision fp16 needs a GPU: here it would be float32; take bf16")
     if cfg.matmul_precision is not None:
         torch.set_float32_matmul_precision(cfg.matmul_precision)
     set_seed(cfg.seed)
@@ -284,6 +291,40 @@ def make_checkpoints(
         on_write_error=cfg.checkpoint_errors,
         save_trainable_only=True,
     )
+
+
+def resume_run(
+    cfg: TrainingOptions,
+    accelerator: Accelerator,
+    checkpoints: Checkpoints,
+    optimizer: torch.optim.Optimizer | AcceleratedOptimizer,
+) -> int:
+    """Go on from the checkpoint that the options name.
+
+    Args:
+        cfg: The options.
+        accelerator: The run's accelerator.
+        checkpoints: As :func:`make_checkpoints` returned them.
+        optimizer: The prepared Adam that has the options' decays.
+
+    Returns:
+        The optimizer steps done; 0 if the options name no checkpoint.
+
+    Raises:
+        CheckpointError: As :meth:`.Checkpoints.resume` does.
+    """
+    if cfg.resume_from_checkpoint is None:
+        return 0
+    step = checkpoints.resume(
+        cfg.resume_from_checkpoint,
+        force=cfg.force,
+        allow_world_change=cfg.allow_world_change,
+    )
+    # The optimizer's state has brought its old decays back; after --force others may be recorded.
+    for group in optimizer.param_groups:
+        group["betas"] = (cfg.adam_beta1, cfg.adam_beta2)
+    say(accelerator, f"resumed    at step {step}")
+    return step
 
 
 def progress_bar(cfg: TrainingOptions, accelerator: Accelerator, start_step: int) -> Any:  # noqa: ANN401 - tqdm is untyped

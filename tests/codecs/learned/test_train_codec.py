@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import signal
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 from ucip_adapt.assets import image_folder
@@ -21,7 +24,8 @@ from ucip_adapt.config import parse_config
 from ucip_adapt.data import read_rgb
 from ucip_adapt.data.bicubic import bicubic_down2
 from ucip_adapt.data.images import save_png
-from ucip_adapt.errors import ConfigError, DataError
+from ucip_adapt.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from ucip_adapt.training.checkpoint import CheckpointWarning
 
 RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "train_codec.py"
 KINDS = {
@@ -117,9 +121,90 @@ def test_the_opponent_needs_somebody_to_start_from(train, tmp_path):
         train(tmp_path, "--codec", "tiny-perceptual")
 
 
-def test_an_option_of_networks_is_refused(train, tmp_path):
-    with pytest.raises(ConfigError, match="--sampler: a codec fetches no tokens"):
-        train(tmp_path, "--codec", "tiny-mse", "--sampler", "fused")
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--sampler=fused", "--sampler: a codec fetches no tokens; leave it out"),
+        ("--gradient_accumulation_steps=2", "--gradient_accumulation_steps: .*; leave it out"),
+        ("--loss=l1", "--loss: a codec has its own"),
+        ("--suite_dir=elsewhere", "--suite_dir: a codec learns from clean images"),
+        ("--validation_steps=2", "--validation_steps: a codec is measured at the end"),
+        ("--gradient_checkpointing", "--gradient_checkpointing: a codec keeps its activations"),
+    ],
+    ids=lambda value: "" if ":" in value else value.strip("-").split("=")[0],
+)
+def test_an_option_of_networks_is_refused(train, tmp_path, flag, message):
+    with pytest.raises(ConfigError, match=message):
+        train(tmp_path, "--codec", "tiny-mse", flag)
+    assert not list(tmp_path.iterdir())
+
+
+def test_as_they_are_anyway_they_pass(recipe):
+    flags = ["--gradient_accumulation_steps=1", "--loss=psnr", "--sampler=none"]
+    recipe.resolve_defaults(parse_config(recipe.Options, flags))
+
+
+def test_another_number_of_processes_may_be_accepted(train, tmp_path):
+    """A checkpoint that says it is of two processes, as those of --allow_world_change are."""
+    train(tmp_path, "--checkpointing_steps", "2")
+    checkpoint = tmp_path / "checkpoints" / "step-00000002"
+    content = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
+    content |= {"world_size": 2, "effective_batch": 8}
+    (checkpoint / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
+    resume = ["--resume_from_checkpoint", str(checkpoint)]
+    with pytest.raises(CheckpointError, match="accept the change by --allow_world_change"):
+        train(tmp_path, *resume)
+    with pytest.warns(CheckpointWarning, match="written by 2 processes"):
+        assert train(tmp_path, *resume, "--allow_world_change")["kind"] == "train_codec"
+
+
+def test_one_process_writes(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(Accelerator, "is_main_process", False)
+    assert train(tmp_path) == {}
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] in ([], [".lock"])
+
+
+class Watched(torch.Tensor):
+    """Knows which device it was sent to."""
+
+    sent: ClassVar[list[object]] = []
+
+    def to(self, *args, **kwargs):
+        self.sent.append(args[0])
+        return super().to(*args, **kwargs).as_subclass(torch.Tensor)
+
+
+def test_batches_go_to_the_device(recipe, train, tmp_path, monkeypatch):
+    class Loader(recipe.DataLoader):
+        def __iter__(self):
+            for batch in super().__iter__():
+                yield {name: value.as_subclass(Watched) for name, value in batch.items()}
+
+    Watched.sent.clear()
+    monkeypatch.setattr(recipe, "DataLoader", Loader)
+    train(tmp_path, "--max_train_steps", "2")
+    assert Watched.sent == [torch.device("cpu")] * 2 * 2
+
+
+@pytest.mark.gpu
+def test_a_codec_trains_on_a_gpu(train, tmp_path, monkeypatch):
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    record = train(tmp_path, "--codec", "tiny-perceptual", *KINDS["tiny-perceptual"])
+    assert record["environment"]["gpu"] is not None
+    assert load_codec(tmp_path / "tiny-perceptual.safetensors").training["steps"] == 4
+
+
+def test_a_run_that_trained_nothing_leaves_no_codec(train, tmp_path, monkeypatch):
+    cut = CodecCrops.__getitem__
+
+    def spoilt(self, index):
+        sample = cut(self, index)
+        return {**sample, "image": sample["image"] * math.nan}
+
+    monkeypatch.setattr(CodecCrops, "__getitem__", spoilt)
+    with pytest.raises(NonFiniteError, match="no result is written: every step was skipped"):
+        train(tmp_path, "--start_from", str(TINY_MSE.path))
+    assert not list(tmp_path.glob("*.*"))
 
 
 def test_training_lowers_the_cost(train, tmp_path):
