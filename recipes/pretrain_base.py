@@ -41,6 +41,7 @@ from ucip_adapt.training.options import TrainingOptions
 from ucip_adapt.training.results import run_record
 from ucip_adapt.training.run import (
     Clock,
+    Curve,
     cache_of,
     hardware_line,
     images_line,
@@ -232,13 +233,16 @@ def main(cfg: Options) -> dict[str, Any]:
         ema = EMA(trained, decay=cfg.ema_decay)
         accelerator.register_for_checkpointing(ema)
     accelerator.register_for_checkpointing(clock)
+    curve = Curve()
+    accelerator.register_for_checkpointing(curve)
+    guard = GuardedStep(
+        accelerator, optimizer, parameters, policy=cfg.nonfinite, max_grad_norm=cfg.max_grad_norm
+    )
+    accelerator.register_for_checkpointing(guard)
     # Earlier versions recorded a preset also beside a base, where it says nothing.
     critical = ("prompt", "settings", *(("preset",) if cfg.preset is not None else ()))
     checkpoints = make_checkpoints(cfg, accelerator, critical=critical)
     step = resume_run(cfg, accelerator, checkpoints, optimizer)
-    guard = GuardedStep(
-        accelerator, optimizer, parameters, policy=cfg.nonfinite, max_grad_norm=cfg.max_grad_norm
-    )
     compute_loss = LOSSES[cfg.loss]
     clock.lap("data")
 
@@ -256,7 +260,6 @@ def main(cfg: Options) -> dict[str, Any]:
         psnr = mean_psnr(rows, "base")
         return {"val_psnr_db": psnr, "val_gain_db": psnr - mean_psnr(rows, "bicubic")}
 
-    curve: list[dict[str, float]] = []
     with StopRequest() as stop, progress_bar(cfg, accelerator, step) as bar:
         for batch in training_loader(cfg, crops, accelerator, step):
             with accelerator.accumulate(model):
@@ -340,7 +343,7 @@ def main(cfg: Options) -> dict[str, Any]:
         },
         scores={
             "rows": [row.to_dict() for row in rows],
-            "curve": curve,
+            "curve": curve.points,
             "inference": ways,
             "skipped_steps": guard.skipped,
         },

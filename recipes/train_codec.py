@@ -42,6 +42,7 @@ from ucip_adapt.training.options import TrainingOptions
 from ucip_adapt.training.results import run_record, write_results
 from ucip_adapt.training.run import (
     Clock,
+    Curve,
     hardware_line,
     make_accelerator,
     make_checkpoints,
@@ -189,13 +190,16 @@ def main(cfg: Options) -> dict[str, Any]:
         )
     accelerator.register_for_checkpointing(ema)
     accelerator.register_for_checkpointing(clock)
+    curve = Curve()
+    accelerator.register_for_checkpointing(curve)
+    guard = GuardedStep(
+        accelerator, optimizer, parameters, policy=cfg.nonfinite, max_grad_norm=cfg.max_grad_norm
+    )
+    accelerator.register_for_checkpointing(guard)
     checkpoints = make_checkpoints(
         cfg, accelerator, critical=("codec", "weights", "adversarial", "start_from")
     )
     step = resume_run(cfg, accelerator, checkpoints, optimizer)
-    guard = GuardedStep(
-        accelerator, optimizer, parameters, policy=cfg.nonfinite, max_grad_norm=cfg.max_grad_norm
-    )
     weights = torch.tensor(cfg.weights, device=accelerator.device)
     # Without this the best rate, whose cost is largest, would have most of the gradient.
     balance = (weights.log().mean().exp() / weights).sqrt()
@@ -216,7 +220,6 @@ def main(cfg: Options) -> dict[str, Any]:
         worker_init_fn=isolate_worker,
         generator=torch.Generator(),
     )
-    curve: list[dict[str, Any]] = []
     # Images, bpp and distortion of each rate.
     sums = torch.zeros(3, len(weights), device=accelerator.device)
     with StopRequest() as stop, progress_bar(cfg, accelerator, step) as bar:
@@ -302,7 +305,7 @@ def main(cfg: Options) -> dict[str, Any]:
         scores={
             "set": validation.name,
             "rows": [dataclasses.asdict(score) for score in scores],
-            "curve": curve,
+            "curve": curve.points,
             "skipped_steps": guard.skipped,
         },
         files={path.name: sha256_of(path)},

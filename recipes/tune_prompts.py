@@ -30,6 +30,7 @@ from ucip_adapt.training.options import TuningOptions
 from ucip_adapt.training.results import run_record
 from ucip_adapt.training.run import (
     Clock,
+    Curve,
     make_accelerator,
     make_checkpoints,
     progress_bar,
@@ -148,6 +149,12 @@ def main(cfg: Options) -> dict[str, Any]:
     if ema is not None:
         accelerator.register_for_checkpointing(ema)
     accelerator.register_for_checkpointing(clock)
+    curve = Curve()
+    accelerator.register_for_checkpointing(curve)
+    guard = GuardedStep(
+        accelerator, optimizer, parameters, policy=cfg.nonfinite, max_grad_norm=cfg.max_grad_norm
+    )
+    accelerator.register_for_checkpointing(guard)
     critical = (
         "pretrained_model_name_or_path",
         "codec",
@@ -158,13 +165,9 @@ def main(cfg: Options) -> dict[str, Any]:
     )
     checkpoints = make_checkpoints(cfg, accelerator, critical=critical)
     step = resume_run(cfg, accelerator, checkpoints, optimizer)
-    guard = GuardedStep(
-        accelerator, optimizer, parameters, policy=cfg.nonfinite, max_grad_norm=cfg.max_grad_norm
-    )
     compute_loss = LOSSES[cfg.loss]
     clock.lap("data")
 
-    curve: list[dict[str, float]] = []
     with StopRequest() as stop, progress_bar(cfg, accelerator, step) as bar:
         for batch in training_loader(cfg, crops, accelerator, step):
             with accelerator.accumulate(model):
@@ -194,7 +197,7 @@ def main(cfg: Options) -> dict[str, Any]:
                 curve.append(
                     {"step": step, "train_loss": loss_so_far, **result.validate(validation)}
                 )
-                accelerator.log(curve[-1], step=step)
+                accelerator.log(curve.points[-1], step=step)
                 clock.lap("validation")
             asked = stop.agreed(accelerator)
             if asked or (cfg.checkpointing_steps and step % cfg.checkpointing_steps == 0):
@@ -223,7 +226,7 @@ def main(cfg: Options) -> dict[str, Any]:
         },
         scores={
             "rows": [row.to_dict() for row in rows],
-            "curve": curve,
+            "curve": curve.points,
             "skipped_steps": guard.skipped,
         },
     )

@@ -131,7 +131,7 @@ def test_what_the_network_cannot_do_is_that_pictures_error(
 
 def test_a_name_that_is_no_text_does_not_stop_the_rest(here, nano, monkeypatch):
     folder = here("in/z.png")
-    strange = b"caf\xe9.png".decode("utf-8", "surrogateescape")
+    strange = b"a\xe9.png".decode("utf-8", "surrogateescape")
     try:
         (folder / "in" / "z.png").rename(folder / "in" / strange)
     except OSError:
@@ -142,7 +142,7 @@ def test_a_name_that_is_no_text_does_not_stop_the_rest(here, nano, monkeypatch):
     assert run_jobs(collect_jobs(["in"], "out"), BatchOptions(adapter="none", base=nano[1])) == 0
     out.flush()
     lines = out.buffer.getvalue().decode("utf-8").splitlines()
-    assert lines[0].startswith("out/caf\\udce9_x4.png: 36 x 32")
+    assert lines[0].startswith("out/a\\udce9_x4.png: 36 x 32")
     assert lines[1].startswith("out/z_x4.png: 36 x 32")
 
 

@@ -66,17 +66,22 @@ def check_resume(run, stop, name, tmp_path, stops, **options):
         name: value.tobytes() for name, value in theirs.items()
     }
     assert parts[-1].record["scores"]["rows"] == whole.record["scores"]["rows"]
+    skipped = [part.record["scores"]["skipped_steps"] for part in (parts[-1], whole)]
+    assert skipped[0] == skipped[1]
+    assert parts[-1].record["scores"]["curve"] == whole.record["scores"]["curve"]
     return parts[-1]
 
 
 @pytest.mark.parametrize("stops", [(3,), (2, 5)], ids=["3+5", "2+3+3"])
 def test_r5_tune_prompts(run, stop, tmp_path, stops):
-    check_resume(run, stop, "tune_prompts", tmp_path, stops, **SHAPE)
+    last = check_resume(run, stop, "tune_prompts", tmp_path, stops, validation_steps=1, **SHAPE)
+    assert [point["step"] for point in last.record["scores"]["curve"]] == list(range(1, 9))
 
 
 @pytest.mark.parametrize("name", ["tune_full", "pretrain_base"])
 def test_r5_of_whole_networks(run, stop, tmp_path, name):
-    check_resume(run, stop, name, tmp_path, (2,), max_train_steps=3, ema_decay=0.9)
+    more = {"max_train_steps": 3, "ema_decay": 0.9, "validation_steps": 1}
+    check_resume(run, stop, name, tmp_path, (2,), **more)
 
 
 @pytest.mark.slow
@@ -85,6 +90,21 @@ def test_r5_of_whole_networks(run, stop, tmp_path, name):
 def test_r5_over_twenty_steps(run, stop, tmp_path, name, stops):
     shape = {**SHAPE, "max_train_steps": 20, "dataloader_num_workers": 2}
     check_resume(run, stop, name, tmp_path, stops, **shape)
+
+
+def test_a_checkpoint_without_a_curve_is_continued(run, copy):
+    """As earlier versions left them."""
+    folder = copy(1, 2)
+    newest = folder / "checkpoints" / "step-00000002"
+    manifest = json.loads((newest / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["objects"] == ["Clock", "Curve", "GuardedStep"]
+    manifest["objects"] = ["Clock"]
+    for number in (1, 2):
+        manifest["files"].pop(f"object-{number}.pt")
+        (newest / f"object-{number}.pt").unlink()
+    (newest / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    done = run("tune_prompts", folder, resume_from_checkpoint="latest", validation_steps=1)
+    assert [point["step"] for point in done.record["scores"]["curve"]] == [3]
 
 
 @pytest.fixture(scope="module")

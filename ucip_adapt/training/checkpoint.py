@@ -388,11 +388,16 @@ class Checkpoints:
 
         with _objects_aside(accelerator) as objects:
             names = [type(item).__name__ for item in objects]
-            if names != manifest.objects:
+            # Earlier versions registered fewer; what they did not, starts empty.
+            count = len(manifest.objects)
+            added = all(getattr(item, "may_be_missing", False) for item in objects[count:])
+            if names[:count] != manifest.objects or not added:
                 raise CheckpointError(
                     f"{folder} holds the states of {manifest.objects}, this run registers {names}"
                 )
-            states = [_read_object(folder / f"object-{i}.pt", n) for i, n in enumerate(names)]
+            states = [
+                _read_object(folder / f"object-{i}.pt", n) for i, n in enumerate(names[:count])
+            ]
             try:
                 random_state = self._random_state(folder)
                 with _hook(accelerator.register_load_state_pre_hook, read_models):
@@ -401,7 +406,7 @@ class Checkpoints:
                 raise CheckpointError(
                     f"{folder} is intact but does not fit this run: {error}"
                 ) from error
-            for item, state in zip(objects, states, strict=True):
+            for item, state in zip(objects[:count], states, strict=True):
                 item.load_state_dict(state)
         # Accelerate only logs when it cannot restore it, and exact resume would be lost unnoticed.
         if random_state is not None and not torch.equal(random_state, torch.get_rng_state()):

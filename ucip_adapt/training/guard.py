@@ -87,6 +87,8 @@ class GuardedStep:
         ConfigError: If the policy is unknown or there is no parameter.
     """
 
+    may_be_missing = True
+
     def __init__(
         self,
         accelerator: Accelerator,
@@ -173,6 +175,19 @@ class GuardedStep:
                 accelerator.scaler.update()  # clipping has shown it the gradients; lower the scale
         self._optimizer.zero_grad()
         return finite
+
+    def state_dict(self) -> dict[str, float]:
+        """Skipped steps and losses so far; a run that is continued goes on from them."""
+        return {
+            "skipped": self.skipped,
+            "last_loss": self.last_loss,
+            "running_loss": self.running_loss,
+        }
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on from an earlier part of the run."""
+        self.skipped = int(state["skipped"])
+        self.last_loss, self.running_loss = state["last_loss"], state["running_loss"]
 
     def check_trained(self) -> None:
         """Refuse to end a training in which every step was skipped; call it after the loop.

@@ -39,6 +39,7 @@ from ucip_adapt.training.signals import isolate_worker
 
 __all__ = [
     "Clock",
+    "Curve",
     "cache_of",
     "images_line",
     "make_accelerator",
@@ -111,6 +112,39 @@ class Clock:
         """Seconds by phase, and in total, to a hundredth."""
         laps = {**self._laps, "total": sum(self._laps.values())}
         return {phase: round(value, 2) for phase, value in laps.items()}
+
+
+class Curve:
+    """Scores on validation images while a run goes on.
+
+    Registered for checkpointing, a continued run has the points of its earlier parts as well; a
+    checkpoint of a version that did not keep them can be continued all the same.
+
+    Example:
+        >>> curve = Curve()
+        >>> curve.append({"step": 50, "psnr_db": 28.5})
+        >>> later = Curve()
+        >>> later.load_state_dict(curve.state_dict())
+        >>> later.points == curve.points
+        True
+    """
+
+    may_be_missing = True
+
+    def __init__(self) -> None:
+        self.points: list[dict[str, Any]] = []
+
+    def append(self, point: dict[str, Any]) -> None:
+        """Add a point: its step and what was measured."""
+        self.points.append(point)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The points so far."""
+        return {"points": self.points}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the points of an earlier part of the run."""
+        self.points = [dict(point) for point in state["points"]]
 
 
 def make_accelerator(cfg: TrainingOptions) -> Accelerator:
