@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import xml.etree.ElementTree as ET
 
@@ -46,6 +47,16 @@ def test_marks_stand_where_the_axes_say():
     labels = {t.text: (float(t.get("x")), float(t.get("y"))) for t in svg.iter(NS + "text")}
     near = [labels[mark.label][1] for mark in MARKS[1:4]]
     assert min(abs(a - b) for k, a in enumerate(near) for b in near[:k]) >= 12.9
+
+
+def test_small_gains_have_numbers_that_differ():
+    marks = [Mark("a", 900, 0.003, 0.001, 0.006, True), Mark("b", 10**6, 0.022, 0.016, 0.028, True)]
+    svg = parse(draw_marks(marks, title="t", x_label="bytes", y_label="dB"))
+    up = ticks(svg, "end")
+    assert {0.005, 0.01, 0.015, 0.02} <= set(up)
+    heights = sorted(y for _, y in up.values())
+    gaps = [after - before for before, after in itertools.pairwise(heights)]
+    assert max(gaps) - min(gaps) < 0.2, "one number per line, evenly"
 
 
 def test_lines_stand_where_the_axes_say():

@@ -5,6 +5,7 @@ No plotting library: its versions draw the same numbers as other bytes.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,6 +64,12 @@ class _Axis:
         step = _round_step((self.high - self.low) / 8)
         count = math.floor(self.high / step + 1e-9) - math.ceil(self.low / step - 1e-9)
         return [(math.ceil(self.low / step - 1e-9) + k) * step for k in range(count + 1)]
+
+
+def _digits(ticks: Sequence[float]) -> int:
+    """Digits behind the point with which no two ticks look alike, two at least."""
+    gaps = [after - before for before, after in itertools.pairwise(ticks)]
+    return max(2, math.ceil(-math.log10(min(gaps)) - 1e-9)) if gaps else 2
 
 
 def _round_step(step: float) -> float:
@@ -184,10 +191,12 @@ def draw_lines(
 def _frame(across: _Axis, up: _Axis, title: str, x_label: str, y_label: str) -> list[str]:
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
     parts = [f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fff"/>']
-    for tick in up.ticks():
+    ticks = up.ticks()
+    digits = _digits(ticks)
+    for tick in ticks:
         y = up(tick)
         parts.append(f'<path d="M{_LEFT} {y:.1f}H{right}" stroke="#e4e4e4"/>')
-        parts.append(_text(_LEFT - 8, y + 4, f"{tick:.2f}", "end"))
+        parts.append(_text(_LEFT - 8, y + 4, f"{tick:.{digits}f}", "end"))
     for tick in across.ticks():
         x = across(tick)
         parts.append(f'<path d="M{x:.1f} {_TOP}V{bottom}" stroke="#e4e4e4"/>')
