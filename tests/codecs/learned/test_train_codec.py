@@ -141,7 +141,8 @@ def test_an_option_of_networks_is_refused(train, tmp_path, flag, message):
 
 def test_as_they_are_anyway_they_pass(recipe):
     flags = ["--gradient_accumulation_steps=1", "--loss=psnr", "--sampler=none"]
-    recipe.resolve_defaults(parse_config(recipe.Options, flags))
+    cfg = recipe.resolve_defaults(parse_config(recipe.Options, flags))
+    assert (cfg.gradient_accumulation_steps, cfg.loss, cfg.sampler) == (1, "psnr", None)
 
 
 def test_another_number_of_processes_may_be_accepted(train, tmp_path):
