@@ -119,9 +119,9 @@ def read_models(texts: tuple[str, ...], base: str, revision: str | None) -> dict
     """Load what is compared with the base: adapters, each on a base of its own, or networks."""
     models: dict[str, UCIP] = {}
     for text in texts:
-        # A folder may have the sign in its name: lr=0.03/webp.
-        label, sign, path = ("", "", text) if Path(text).exists() else text.partition("=")
-        label, path = (label, path) if sign else ("", text)
+        label, sign, path = text.partition("=")
+        if not sign or Path(text).exists():  # a folder may have the sign in its name: lr=0.03/webp
+            label, path = "", text
         label = label or ("adapter" if len(texts) == 1 else Path(path).name)
         if label in {*models, "bicubic", "base"}:
             raise ConfigError(f"--adapter {text}: the name '{label}' is taken; write NAME=PATH")

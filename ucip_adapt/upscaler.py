@@ -260,15 +260,15 @@ def load(
         UnknownNameError: If there is no adapter of that name.
         AdapterError: If the adapter is missing, damaged, or belongs to another base.
         HubError: If the Hub does not give it.
-        ConfigError: If there is no such base, the device cannot be used, or a revision is given
-            without an adapter of the Hub.
+        ConfigError: If there is no such base, the device cannot be used, or a revision or subfolder
+            is given that the adapter does not have.
 
     Example:
         >>> load().upscale(torch.rand(3, 8, 10)).shape
         torch.Size([3, 32, 40])
     """
-    if revision is not None and adapter in {None, "auto"}:
-        raise ConfigError("a revision is that of an adapter on the Hub: name the adapter")
+    if adapter in {None, "auto"} and not (revision is None and subfolder is None):
+        raise ConfigError("a revision or subfolder is that of an adapter: name the adapter")
     if adapter == "auto":
         from ucip_adapt.automatic import AutoUpscaler
 

@@ -65,6 +65,12 @@ def test_results_of_an_earlier_run_are_no_pictures(here, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_a_folder_is_not_replaced_by_its_own_results(here):
+    here("in/a.png", "in/b.png")
+    with pytest.raises(ConfigError, match=r"in/a\.png would be replaced by its own result"):
+        pairs("in", output="in", suffix="")
+
+
 def test_an_output_folder_inside_the_input_is_not_searched(here, capsys):
     here("in/a.png", "in/deep/b.png", "in/large/a_x4.png", "in/large/deep/b_x4.png")
     found = pairs("in", output="in/large", recursive=True)
@@ -106,7 +112,9 @@ def test_the_ending_of_a_result_says_its_format(here, nano, capsys):
     [
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "--max-memory"),
         (MemoryError(), "--max-memory"),
+        (RuntimeError("CUDA out of memory. Tried"), "--max-memory"),
         (RuntimeError("no kernel\nmore lines"), "the network failed: no kernel"),
+        (RuntimeError("unsupported memory format"), "the network failed: unsupported"),
     ],
 )
 def test_what_the_network_cannot_do_is_that_pictures_error(
@@ -164,6 +172,8 @@ def test_a_revision_needs_an_adapter_of_the_hub():
     for adapter in (None, "auto"):
         with pytest.raises(ConfigError, match="name the adapter"):
             load(adapter, revision="v1")
+        with pytest.raises(ConfigError, match="name the adapter"):
+            load(adapter, subfolder="a")
 
 
 def test_jobs_are_plain():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ _NO_MEMORY = (
     "not enough memory; --max-memory 2GB works in strips, --max-pixels refuses large pictures "
     "earlier"
 )
+_FULL = re.compile("out of memory|allocate memory|not enough memory")
 _EXIT_CODE_SOME_FAILED = 3
 _EXIT_CODE_INTERRUPTED = 130
 
@@ -190,7 +192,8 @@ def _run_job(job: Job, options: BatchOptions, model: Upscaler) -> Outcome:
         problem = f"cannot write {job.target}: {error.strerror or error}"
     except RuntimeError as error:  # torch's, also for memory that it does not get
         first = str(error).partition("\n")[0]
-        problem = _NO_MEMORY if "memory" in str(error) else f"the network failed: {first}"
+        full = _FULL.search(str(error))
+        problem = _NO_MEMORY if full else f"the network failed: {first}"
     return Outcome(job.source, None, problem, round(time.monotonic() - began, 3))
 
 

@@ -110,7 +110,8 @@ def collect_jobs(
     jobs: dict[str, Job] = {}
     left_out = []
     for item, target in zip(found, targets, strict=True):
-        if not item.named and Path(item.source).resolve() in results:
+        source = Path(item.source).resolve()
+        if not item.named and source in results and source != Path(target).resolve():
             left_out.append(item.source)
             continue
         if target in jobs:

@@ -87,7 +87,7 @@ class GuardedStep:
         ConfigError: If the policy is unknown or there is no parameter.
     """
 
-    may_be_missing = True
+    may_be_missing = True  # from a checkpoint: earlier versions did not keep its state
 
     def __init__(
         self,

@@ -179,16 +179,20 @@ def portable(value: Any) -> Any:  # noqa: ANN401 - JSON has no narrower type
         return [portable(item) for item in value]
     if not isinstance(value, str | Path):
         return value
-    if isinstance(value, str) and value.startswith(_COMMAND):
-        return _PATH_IN_COMMAND.sub(lambda match: portable(match[0]), value)
-    if isinstance(value, str) and (match := _PATH_BEHIND_NAME.match(value)):
-        return f"{match[1]}{portable(match[2])}"
     path = Path(value)
     if not path.is_absolute():
-        return path.as_posix() if isinstance(value, Path) else value
+        return path.as_posix() if isinstance(value, Path) else _portable_inside(value)
     if path.is_relative_to(Path.cwd()):
         return path.relative_to(Path.cwd()).as_posix()
     return f".../{path.name}"
+
+
+def _portable_inside(text: str) -> str:
+    """Replace absolute paths that are a part of a text."""
+    if text.startswith(_COMMAND):
+        return _PATH_IN_COMMAND.sub(lambda match: str(portable(match[0])), text)
+    match = _PATH_BEHIND_NAME.match(text)
+    return f"{match[1]}{portable(match[2])}" if match else text
 
 
 def command_line(argv: Sequence[str] | None = None) -> str:

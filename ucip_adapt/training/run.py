@@ -129,7 +129,7 @@ class Curve:
         True
     """
 
-    may_be_missing = True
+    may_be_missing = True  # see GuardedStep
 
     def __init__(self) -> None:
         self.points: list[dict[str, Any]] = []
