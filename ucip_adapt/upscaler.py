@@ -20,6 +20,7 @@ from ucip_adapt.imaging.enlarge import enlarge_picture
 from ucip_adapt.imaging.picture import Picture
 from ucip_adapt.imaging.read import read_picture
 from ucip_adapt.models import UCIP, self_ensemble, upscale_large
+from ucip_adapt.models.config import SCALE
 from ucip_adapt.models.sampling import Sampler
 from ucip_adapt.tuning import DynamicPromptModel, load_prompt_adapter
 
@@ -146,7 +147,11 @@ class Upscaler:
     def _once(self, lq: Tensor) -> Tensor:
         base = _base_of(self.network)
         if self.max_memory is not None:
-            return upscale_large(base, lq.to(self.device), max_memory=self.max_memory)
+            # The average and an orientation being turned wait beside each result.
+            beside = 2 * SCALE**2 * lq.numel() * lq.element_size() if self.self_ensemble else 0
+            return upscale_large(
+                base, lq.to(self.device), max_memory=self.max_memory, reserve=beside
+            )
         precision = (
             contextlib.nullcontext()
             if self.dtype == "float32"

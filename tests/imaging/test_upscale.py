@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -214,6 +215,23 @@ def test_self_ensemble_reaches_every_network(nano, good, tmp_path):
     mean = np.mean([picture.astype(float) for picture in turned], axis=0)
     assert np.abs(together - mean).max() <= 1.01  # each of the eight was rounded here
     assert np.array_equal(ucip_adapt.load(base=nano, self_ensemble=True).upscale(colour), together)
+
+
+def test_self_ensemble_counts_the_results_that_wait_beside_each_other(nano):
+    """Within the least memory of one orientation it is refused, by what the average adds."""
+    seen = torch.rand(1, 3, 60, 80)
+    of_two = 2 * 4 * seen.numel() * 16
+
+    def least(ensemble):
+        limited = ucip_adapt.load(base=nano, max_memory="1MB", self_ensemble=ensemble)
+        with pytest.raises(UcipError, match="give max_memory") as refused:
+            limited.upscale(seen)
+        return int(re.search(r"max_memory='(\d+)MB'", str(refused.value))[1])
+
+    assert abs(least(True) - least(False) - of_two / 1e6) <= 1
+    bounded = ucip_adapt.load(base=nano, max_memory=f"{least(True)}MB", self_ensemble=True)
+    free = ucip_adapt.load(base=nano, self_ensemble=True)
+    torch.testing.assert_close(bounded.upscale(seen), free.upscale(seen), atol=1e-5, rtol=0)
 
 
 def test_load_names_what_is_wrong(tmp_path):

@@ -33,10 +33,12 @@ def self_ensemble(upscale: Callable[[Tensor], Tensor], lq: Tensor) -> Tensor:
         >>> torch.allclose(self_ensemble(darker_left, torch.ones(1, 3, 4, 6)), torch.tensor(0.5))
         True
     """
-    total: Tensor | float = 0.0
+    total: Tensor | None = None
     for mirrored in (False, True):
         for turns in range(4):
             seen = torch.rot90(lq.flip(-1) if mirrored else lq, turns, (-2, -1))
             sr = torch.rot90(upscale(seen), -turns, (-2, -1))
-            total = total + (sr.flip(-1) if mirrored else sr)
-    return cast(Tensor, total / 8)
+            sr = sr.flip(-1) if mirrored else sr
+            total = sr if total is None else total.add_(sr)
+            del sr  # or it would stay beside the next one's workspace
+    return cast(Tensor, total).div_(8)

@@ -42,6 +42,7 @@ def upscale_large(
     temp_dir: str | Path | None = ...,
     progress: Progress | None = ...,
     out: NDArray[np.uint8] | None = ...,
+    reserve: int = ...,
 ) -> NDArray[np.uint8]: ...
 
 
@@ -55,6 +56,7 @@ def upscale_large(
     tile: int | None = ...,
     temp_dir: str | Path | None = ...,
     progress: Progress | None = ...,
+    reserve: int = ...,
 ) -> Tensor: ...
 
 
@@ -68,6 +70,7 @@ def upscale_large(
     temp_dir: str | Path | None = None,
     progress: Progress | None = None,
     out: NDArray[np.uint8] | None = None,
+    reserve: int = 0,
 ) -> NDArray[np.uint8] | Tensor:
     """Restore and enlarge an image of any size within a given memory.
 
@@ -89,6 +92,7 @@ def upscale_large(
         temp_dir: Folder of temporary files; default the system's, see ``docs/large_images.md``.
         progress: Called with the share of the work that is done.
         out: ``4H x 4W x 3`` uint8 to be filled, for instance a ``numpy.memmap``; for arrays only.
+        reserve: Bytes of ``max_memory`` that are left to the caller.
 
     Returns:
         For an array ``4H x 4W x 3`` uint8 (``out`` if given); for a tensor ``(B, 3, 4H, 4W)``,
@@ -111,7 +115,7 @@ def upscale_large(
     size = _output_shape(image)
     if isinstance(image, np.ndarray):
         output_bytes = int(np.prod(size)) if out is None else 0
-        plan = _plan(model, image.shape[:2], max_memory, mode, tile, output_bytes)
+        plan = _plan(model, image.shape[:2], max_memory, mode, tile, output_bytes + reserve)
         _say_if_approximate(plan)
         if out is None:
             out = np.empty(size, np.uint8)
@@ -126,7 +130,7 @@ def upscale_large(
     if out is not None:
         raise ConfigError("out is for arrays: the result of a tensor is a tensor")
     output_bytes = SCALE**2 * image.numel() * image.element_size()
-    plan = _plan(model, image.shape[2:], max_memory, mode, tile, output_bytes)
+    plan = _plan(model, image.shape[2:], max_memory, mode, tile, output_bytes + reserve)
     _say_if_approximate(plan)
     whole = image.new_empty(size)
     for index in range(len(image)):
