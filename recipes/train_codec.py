@@ -253,15 +253,22 @@ def main(cfg: Options) -> dict[str, Any]:
                 ema.update(step)
             step += 1
             bar.update()
+            bar.set_postfix(
+                loss=f"{guard.running_loss:.4f}", lr=f"{learning_rate:.1e}", skipped=guard.skipped
+            )
+            logged = {"train_loss": guard.last_loss, "learning_rate": learning_rate}
             values = torch.stack([torch.ones_like(bpp), bpp.detach(), distortion.detach()])
             sums.index_add_(1, rate, values)
             if step % cfg.log_steps == 0:
                 bpps, distortions = (sums[1:] / sums[0]).tolist()
                 curve.append({"step": step, "bpp": bpps, preset.distortion: distortions})
+                for i, (b, d) in enumerate(zip(bpps, distortions, strict=True), start=1):
+                    logged |= {f"bpp/{i}": b, f"{preset.distortion}/{i}": d}
                 pairs = zip(bpps, distortions, strict=True)
                 text = ", ".join(f"{b:.3f} bpp {d:.4g}" for b, d in pairs)
                 say(accelerator, f"step {step}: loss {guard.running_loss:.4f}; {text}")
                 sums.zero_()
+            accelerator.log(logged, step=step)
             asked = stop.agreed(accelerator)
             if asked or (cfg.checkpointing_steps and step % cfg.checkpointing_steps == 0):
                 checkpoints.save(step)

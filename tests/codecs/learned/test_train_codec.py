@@ -105,6 +105,22 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(train, tmp_path, codec):
     assert first.training["steps"] == 4
 
 
+def test_the_tracker_gets_losses_and_the_rates_rates(train, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    done = train(tmp_path, "--report_to", "tensorboard", "--train_batch_size", "8")
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard" / "ucip_adapt")).Reload()
+
+    def logged(tag):
+        return {event.step: event.value for event in events.Scalars(tag)}
+
+    assert set(logged("train_loss")) >= {1, 2, 3, 4}
+    assert logged("learning_rate")[1] == pytest.approx(1e-3)
+    for point in done["scores"]["curve"]:
+        for name in ("bpp", "mse"):
+            for i, value in enumerate(point[name], start=1):
+                assert logged(f"{name}/{i}")[point["step"]] == pytest.approx(value, nan_ok=True)
+
+
 def test_only_the_decoder_learns_from_the_opponent(train, tmp_path):
     train(tmp_path, "--codec", "tiny-perceptual", *KINDS["tiny-perceptual"])
     before = load_codec(TINY_MSE.path).network.state_dict()
