@@ -48,7 +48,7 @@ from ucip_adapt.tuning import full_tuning, norms_and_biases, protocol_for
 CHOOSE = {"everything": full_tuning, "norms+biases": norms_and_biases}
 """What makes each set trainable."""
 
-RATES = {"everything": 1e-4, "norms+biases": 3e-4}
+RATES = {"everything": 1e-4, "norms+biases": 1e-3}
 """Peak learning rates: the best on validation images, as a mean over the codecs that were tried
 (docs/results.md, "Rates that were tried")."""
 

@@ -70,7 +70,7 @@ RATES = {
     "basis": 1e-2,
     "dpm": 3e-2,
     "dpm+offset": 3e-3,
-    "dpm+offset+spade": 3e-4,
+    "dpm+offset+spade": 1e-3,
     "lora": 1e-2,
     "dora": 3e-3,
 }
