@@ -193,3 +193,35 @@ def test_mistakes_are_one_line(
     assert "pip install 'ucip-adapt[plots]'" in capsys.readouterr().err
     with pytest.raises(DataError, match="BD-rates need bjontegaard"):
         bd_rates(points("webp", [1], [30]), "webp")
+
+
+def test_pictures_that_cannot_be_measured_are_named(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["rd", "--codecs", "jpeg", "webp", "--images", str(photo), "--quiet", "--out"]
+    save_png(photo / "small.png", np.zeros((40, 60, 3), np.uint8))
+    assert main([*words, str(tmp_path / "out")]) == 2
+    assert "image small of photos is too small: SSIM" in capsys.readouterr().err
+    save_png(photo / "small.png", np.zeros((80, 96, 3), np.uint8))
+    assert main([*words, str(tmp_path / "out")]) == 2
+    assert "jpeg:10, codec alone: nothing of image small is lost" in capsys.readouterr().err
+
+
+def test_the_folder_is_made_before_the_measurement(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ucip_adapt.rate_distortion as measuring
+
+    monkeypatch.setattr(measuring, "measure_rates", lambda *_, **__: pytest.fail("measured first"))
+    (tmp_path / "file").touch()
+    words = [
+        "rd",
+        "--codecs",
+        "jpeg",
+        "--images",
+        str(photo),
+        "--out",
+        str(tmp_path / "file" / "x"),
+    ]
+    assert main(words) == 2
+    assert "cannot make the folder" in capsys.readouterr().err

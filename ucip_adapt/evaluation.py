@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ucip_adapt.codecs import Codec
-from ucip_adapt.codecs.base import short_name
+from ucip_adapt.codecs.base import check_image_names, short_name
 from ucip_adapt.codecs.streams import StoredCodec
 from ucip_adapt.data.benchmarks import EvalImage, EvalSet
 from ucip_adapt.data.bicubic import bicubic_up4
@@ -259,7 +259,7 @@ def source_of(image_set: EvalSet, setting: Setting) -> tuple[Codec | None, str]:
 
     Raises:
         UnknownNameError: If there is no such codec.
-        CodecError: If it is not available.
+        CodecError: If it is not available, or goes by names and two images have the same one.
 
     Example:
         >>> from ucip_adapt.data import load_eval_set
@@ -268,6 +268,7 @@ def source_of(image_set: EvalSet, setting: Setting) -> tuple[Codec | None, str]:
         ('webp', '')
     """
     codec = require_codec(setting.codec)
+    check_image_names(codec, [image.name for image in image_set.images])
     if not isinstance(codec, StoredCodec):
         return codec, ""
     images = [image.lr for image in image_set.images]

@@ -30,6 +30,8 @@ CODEC_ALONE = "codec alone"
 
 Metric = Literal["psnr_db", "ssim"]
 
+_SMALLEST = 11  # pixels of a side: the window of SSIM
+
 # Dark enough to be told apart on white, also by most who see few colours (Okabe and Ito, 2008).
 _COLOURS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#b08d00", "#56b4e9")
 _MARKERS = "osv^DPX"
@@ -94,6 +96,8 @@ def measure_rates(
 
     Raises:
         ConfigError: If there is no codec, or an upscaler has the name of the codec's own curve.
+        DataError: If an image is too small to be measured, or a codec keeps all its pixels, so that
+            no mean of PSNR exists.
         CodecError: If a codec is not available or failed.
         UnknownNameError: If there is no such codec.
 
@@ -111,6 +115,13 @@ def measure_rates(
         raise ConfigError("no codec to measure")
     if CODEC_ALONE in methods:
         raise ConfigError(f"an upscaler cannot be called '{CODEC_ALONE}'")
+    for image in image_set.images:
+        if min(image.lr.shape[:2]) < _SMALLEST:
+            raise DataError(
+                f"image {image.name} of {image_set.name} is too small: SSIM of its reduced version "
+                f"needs {_SMALLEST} x {_SMALLEST} pixels, and it has {image.lr.shape[1]} x "
+                f"{image.lr.shape[0]}; leave it out"
+            )
     by_curve: dict[str, list[RatePoint]] = {name: [] for name in (CODEC_ALONE, *methods)}
     left_out: dict[str, str] = {}
     settings = [
@@ -128,14 +139,21 @@ def measure_rates(
         scores: dict[str, list[tuple[float, float]]] = {name: [] for name in by_curve}
         for image in image_set.images:
             coded = code_image(codec, image.lr, setting.quality, name=image.name)
+            if math.isnan(coded.bpp):
+                left_out[setting.codec] = "nobody knows the length of its bitstreams"
+                break
             rates.append(coded.bpp)
-            found = score(coded.pixels, image.lr, get_protocol("y-c0"))
-            scores[CODEC_ALONE].append((found.psnr_db, found.ssim))
+            found = {CODEC_ALONE: score(coded.pixels, image.lr, get_protocol("y-c0"))}
             for name, upscale in methods.items():
-                found = score(upscale(coded.pixels), image.gt, get_protocol("y-c4"))
-                scores[name].append((found.psnr_db, found.ssim))
-        if any(math.isnan(rate) for rate in rates):
-            left_out[setting.codec] = "nobody knows the length of its bitstreams"
+                found[name] = score(upscale(coded.pixels), image.gt, get_protocol("y-c4"))
+            for name, values in found.items():
+                if math.isinf(values.psnr_db):
+                    raise DataError(
+                        f"{setting}, {name}: nothing of image {image.name} is lost, so its PSNR is "
+                        "infinite, and the mean too; leave the image out"
+                    )
+                scores[name].append((values.psnr_db, values.ssim))
+        if setting.codec in left_out:
             continue
         for name, pairs in scores.items():
             psnrs, ssims = zip(*pairs, strict=True)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from ucip_adapt.data import bicubic_down4, bicubic_up4, modcrop, read_rgb
+from ucip_adapt.data.bicubic import bicubic_down2
 from ucip_adapt.data.images import list_images, match_by_stem
 from ucip_adapt.errors import DataError, UnknownNameError
 
@@ -61,13 +62,26 @@ def test_the_loop_that_made_the_pairs_agrees_on_noise_and_tiny_sides(
 ) -> None:
     rng = np.random.default_rng(0)
     # 4 pixels are mirrored twice by the kernel's 16 taps; 0 and 255 make it overshoot and clip.
-    for shape in [(4, 4, 3), (4, 20, 3), (24, 8, 3)]:
+    # Pillow begins with the height where the width is more than twice of it.
+    for shape in [(4, 4, 3), (4, 20, 3), (24, 8, 3), (40, 400, 3), (200, 24, 3)]:
         for image in (
             rng.integers(0, 256, shape, dtype=np.uint8),
             rng.choice(np.array([0, 255], np.uint8), shape),
         ):
             slow = maker.reduce_image(image, edge)
             np.testing.assert_array_equal(bicubic_down4(image, edge=edge), slow)
+
+
+@pytest.mark.parametrize("shape", [(40, 400, 3), (400, 40, 3)])
+def test_half_and_quarter_take_rows_first_whatever_the_shape(shape: tuple[int, ...]) -> None:
+    image = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    padded = Image.fromarray(np.pad(image, ((16, 16), (16, 16), (0, 0)), mode="symmetric"))
+    for scale, reduce in ((2, bicubic_down2), (4, bicubic_down4)):
+        width, height = padded.width // scale, padded.height // scale
+        rows = padded.resize((padded.width, height), Image.Resampling.BICUBIC)
+        both = np.asarray(rows.resize((width, height), Image.Resampling.BICUBIC))
+        frame = 16 // scale
+        np.testing.assert_array_equal(reduce(image), both[frame:-frame, frame:-frame])
 
 
 def test_the_maker_still_makes_the_stored_files(maker: ModuleType) -> None:

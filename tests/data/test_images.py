@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from ucip_adapt.data import list_images, read_rgb
 from ucip_adapt.data.images import match_by_stem, save_png
 from ucip_adapt.errors import DataError
+from ucip_adapt.suites.images import scan_images
 
 GREY, COLOUR, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 4, 6
 
@@ -108,6 +110,17 @@ def test_16_bits_are_refused_rather_than_cut_down(
         read_rgb(path)
 
 
+def test_16_bits_in_planes_are_refused_too(tmp_path: Path, rgb: np.ndarray) -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+    planes = np.ascontiguousarray(np.moveaxis(rgb, -1, 0))
+    for name, values in (("uint8", planes), ("uint16", planes.astype(np.uint16) * 257)):
+        data = imagecodecs.tiff_encode(values, photometric="rgb", planarconfig="separate")
+        (tmp_path / f"{name}.tif").write_bytes(data)
+    with pytest.raises(DataError, match=r"uint16\.tif: 16 bits per channel"):
+        read_rgb(tmp_path / "uint16.tif")
+    np.testing.assert_array_equal(read_rgb(tmp_path / "uint8.tif"), rgb)
+
+
 def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
     Image.new("F", (8, 8), 0.5).save(tmp_path / "float.tif")
     with pytest.raises(DataError, match=r"float\.tif: pixels of mode 'F'; convert"):
@@ -171,6 +184,35 @@ def test_images_are_listed_in_one_order_on_every_system(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     listed = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
     assert listed == sorted(names)
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    (tmp_path / "set" / "here").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "set" / "here" / "1.png").touch()
+    (tmp_path / "elsewhere" / "2.png").touch()
+    (tmp_path / "set" / "there").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "round").symlink_to(tmp_path / "set")
+    listed = [
+        path.relative_to(tmp_path / "set").as_posix() for path in list_images(tmp_path / "set")
+    ]
+    assert listed == ["here/1.png", "there/2.png"] == scan_images(tmp_path / "set")
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "1.png").touch()
+    scandir = os.scandir
+
+    def refuse(path: str):
+        if str(path).rstrip("/").endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for look in (list_images, scan_images):
+        with pytest.raises(DataError, match=r"cannot list the images of .*Permission denied"):
+            look(tmp_path)
 
 
 def test_partners_are_found_by_name_without_suffix() -> None:

@@ -398,3 +398,108 @@ def test_options_that_do_not_fit(tmp_path, capsys, photos, words, message):
     words = [str(photos) if word == "PHOTOS" else word for word in words]
     assert main(["build-suite", "--out", str(tmp_path / "out"), *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_image_that_changed_while_a_build_was_stopped(build, photos, reference, tmp_path):
+    hr, out = tmp_path / "hr", tmp_path / "out"
+    shutil.copytree(photos, hr)
+    build(out, hr)
+    (out / "data" / "web-40" / "00001.parquet").unlink()
+    first = Layout(out).finished("web-10/00001")
+    changed = hr / next(name for name in first.images)
+    kept = changed.read_bytes()
+    Image.open(changed).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(changed)
+    with pytest.raises(DataError, match=rf"{changed.name} is another image than the finished"):
+        build(out, hr)
+    assert not (out / "data" / "web-40" / "00001.parquet").exists()
+    changed.write_bytes(kept)
+    assert build(out, hr).made == 1
+
+
+HM_SUITE = """
+description = "HM by its streams"
+
+[[slots]]
+name = "hevc"
+codec = "hm"
+qualities = [47, 32]
+"""
+
+
+def test_stored_streams_fill_a_slot_where_the_images_have_them(
+    photos, tmp_path, capsys, monkeypatch
+):
+    from ucip_adapt.assets import image_folder
+    from ucip_adapt.codecs import CODECS
+    from ucip_adapt.codecs.streams import embedded_streams, open_streams
+
+    suite = tmp_path / "hm.toml"
+    suite.write_text(HM_SUITE)
+    hr = tmp_path / "hr"
+    hr.mkdir()
+    shutil.copy(image_folder("validation") / "dog.webp", hr)
+    monkeypatch.setitem(CODECS, "hm", CODECS["hm"])  # put back afterwards
+    words = ["build-suite", "--suite", str(suite), "--workers", "0", "--substitute"]
+    assert main([*words, "--hr", str(hr), "--out", str(tmp_path / "streams")]) == 0
+    codec = open_streams("hm", [embedded_streams()])
+    rows = rows_of(tmp_path / "streams")
+    assert [row["codec"] for row in rows] == ["hm", "hm"]
+    lr = bicubic_down4(modcrop(np.array(Image.open(hr / "dog.webp").convert("RGB"))))
+    for row in rows:
+        decoded = np.array(Image.open(io.BytesIO(row["lq"]["bytes"])))
+        np.testing.assert_array_equal(decoded, codec.roundtrip(lr, row["quality"]).pixels)
+    assert "stands in" not in capsys.readouterr().err
+    # Photographs without streams: a stand-in, which notes and card name, the dry run too.
+    CODECS["hm"] = codec.reference
+    if not codec.reference.available().ok:
+        assert main([*words, "--hr", str(photos), "--out", str(tmp_path / "a"), "--dry-run"]) == 0
+        assert "hm is asked for, hevc-x265 stands in" in capsys.readouterr().err
+        assert main([*words, "--hr", str(photos), "--out", str(tmp_path / "b")]) == 0
+        assert "; here hevc-x265 fills the slot of hm." in (tmp_path / "b/README.md").read_text()
+
+
+def test_a_setting_of_which_nothing_could_be_coded_is_an_error(build, tmp_path, monkeypatch):
+    from ucip_adapt.suites import worker
+
+    real = worker.code_image
+
+    def fails(codec, lr, quality, *, name):
+        if (codec.spec.name, quality) == ("webp", 40):
+            raise CodecError("webp: out of paint")
+        return real(codec, lr, quality, name=name)
+
+    monkeypatch.setattr(worker, "code_image", fails)
+    with pytest.raises(DataError, match=r"no image could be coded at webp:40, .*out of paint"):
+        build(tmp_path)
+    assert not (tmp_path / "suite.json").exists()
+
+
+def test_folders_of_images_are_asked_for_what_they_hold(photos, tmp_path):
+    for quality in (10, 40):
+        (tmp_path / "coded" / str(quality)).mkdir(parents=True)
+        shutil.copy(photos / "photo01.png", tmp_path / "coded" / str(quality))
+    suite = tmp_path / "folder.toml"
+    text = f'[[slots]]\nname = "mine"\ncodec = "folder:{tmp_path}/coded"\nqualities = [10, 25]\n'
+    suite.write_text(f'description = "One folder"\n{text}')
+    with pytest.raises(ConfigError, match=r"has no quality 25\. Known: 10, 40"):
+        fill_suite(load_suite(suite, allow_command=True), allow_command=True)
+    suite.write_text(f'description = "One folder"\n{text.replace("25", "40")}')
+    filled = fill_suite(load_suite(suite, allow_command=True), allow_command=True)
+    with pytest.raises(CodecError, match="by their names, and two are called '0001'"):
+        BuildPlan.make(filled, ["cat/0001.png", "dog/0001.png"])
+
+
+def test_the_card_follows_a_build_that_was_mended(build, spoilt, photos, tmp_path, suite_file):
+    from ucip_adapt.suites.hub import write_suite_card
+    from ucip_adapt.suites.read import open_suite
+
+    out = tmp_path / "out"
+    build(out, spoilt)
+    card = write_suite_card(open_suite(out))
+    assert "48 rows" in card.read_text()
+    for name in ("photo01.png", "photo08.png"):
+        shutil.copy(photos / name, spoilt / name)
+    build(out, spoilt, retry_quarantined=True)
+    assert "60 rows" in write_suite_card(open_suite(out)).read_text()
+    card.write_text("Mine.")
+    assert write_suite_card(open_suite(out)).read_text() == "Mine."

@@ -241,3 +241,27 @@ def test_the_whole_open_suite_by_two_workers(photos, tmp_path):
     assert_same(built.images(built.settings, ArrayCache(tmp_path / "cache")), fly)
     assert {slot["asked"] for slot in built.manifest["slots"]} >= {"hm", "vtm", "hific"}
     assert len(built.manifest["substitutions"]) == 5
+
+
+def test_two_versions_of_an_image_in_one_build_are_an_error(build, photos, tmp_path):
+    """Builds of before, which did not look, may hold them."""
+    hr, out = tmp_path / "hr", tmp_path / "out"
+    shutil.copytree(photos, hr)
+    build(out, hr, plan={"hr_mode": "bytes"})
+    name = next(iter(Layout(out).finished("web-40/00001").images))
+    for file in (out / ".build/done").rglob("*.json"):  # a record of before
+        record = json.loads(file.read_text())
+        del record["images"]
+        file.write_text(json.dumps(record))
+    (out / "data/web-40/00001.parquet").unlink()
+    Image.open(hr / name).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(hr / name)
+    build(out, hr, plan={"hr_mode": "bytes"})
+    built = open_suite(out)
+    with pytest.raises(DataError, match=rf"built from two images called {name}"):
+        built.images(built.settings, ArrayCache(tmp_path / "cache"))
+
+
+def test_a_manifest_that_lacks_its_parts_is_damaged(tmp_path):
+    (tmp_path / "suite.json").write_text('{"format_version": "1.0"}')
+    with pytest.raises(DataError, match="is damaged: it lacks suite, slots, settings"):
+        open_suite(tmp_path)

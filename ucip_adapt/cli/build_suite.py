@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ucip_adapt.cli.table import render_table
-from ucip_adapt.errors import ConfigError
+from ucip_adapt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from ucip_adapt.data.bicubic import EdgeRule
     from ucip_adapt.suites.build import Part
     from ucip_adapt.suites.plan import BuildPlan
+    from ucip_adapt.suites.suite import Suite
 
 __all__ = ["add_arguments", "run"]
 
@@ -28,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--hr", type=Path, metavar="DIR", help="High-resolution images; folders below count too.")
     add("--out", type=Path, required=True, metavar="DIR", help="Folder for the shards.")
+    add(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="Folder with reference_streams of HM and VTM; default: UCIP_DATA.",
+    )
     add(
         "--hr-mode",
         choices=("reference", "bytes"),
@@ -76,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
+    from ucip_adapt.data import data_root
     from ucip_adapt.suites import fill_suite, load_suite
     from ucip_adapt.suites.build import Part, build_suite
     from ucip_adapt.suites.engines import open_engine
@@ -86,18 +95,20 @@ def _build(arguments: argparse.Namespace) -> int:
     allowed = arguments.allow_command
     strict = True if arguments.strict else False if arguments.substitute else None
     suite = load_suite(arguments.suite, allow_command=allowed)
+    images, root = scan_images(arguments.hr), data_root(arguments.data)
+    streams = _stored_streams(suite, arguments.hr / images[0], arguments.edge, root)
     plan = BuildPlan.make(
         fill_suite(suite, strict=strict, allow_command=allowed),
-        scan_images(arguments.hr),
+        images,
         images_per_shard=arguments.images_per_shard,
         edge=arguments.edge,
         hr_mode=arguments.hr_mode,
     )
+    for line in plan.suite.substitutions:
+        sys.stderr.write(f"note: {line}\n")
     if arguments.dry_run:
         return _describe(plan, part, arguments)
     workers = (os.cpu_count() or 1) if arguments.workers is None else arguments.workers
-    for line in plan.suite.substitutions:
-        sys.stderr.write(f"note: {line}\n")
     with open_engine(arguments.engine, workers=workers, scheduler=arguments.scheduler) as engine:
         report = build_suite(
             plan,
@@ -109,6 +120,8 @@ def _build(arguments: argparse.Namespace) -> int:
             retry_quarantined=arguments.retry_quarantined,
             check_space=not arguments.ignore_free_space,
             allow_command=allowed,
+            streams=streams,
+            data_root=root,
             progress=sys.stderr.isatty(),
         )
     bad = f", {report.quarantined} images left out" if report.quarantined else ""
@@ -117,6 +130,21 @@ def _build(arguments: argparse.Namespace) -> int:
         sys.stdout.write(f"{arguments.out} still lacks the shards of other jobs\n")
         return 0
     return _finish(arguments)
+
+
+def _stored_streams(suite: Suite, first: Path, edge: EdgeRule, root: Path | None) -> list[str]:
+    """Reference codecs by stored streams, where the first image has one."""
+    from ucip_adapt.codecs.streams import REFERENCE, use_streams_of
+    from ucip_adapt.data.bicubic import bicubic_down4
+    from ucip_adapt.data.degrade import read_gt
+
+    if not any(slot.codec in REFERENCE for slot in suite.slots):
+        return []
+    try:
+        lr = bicubic_down4(read_gt(first), edge=edge)
+    except DataError:  # the build says so, or leaves it out
+        return []
+    return use_streams_of(lr, root)
 
 
 def _finish(arguments: argparse.Namespace) -> int:

@@ -76,6 +76,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--anchor {anchor} is not among the codecs: {', '.join(codecs)}")
     image_set = load_eval_set(arguments.images, root, limit=arguments.max_images)
     methods = _methods(arguments.base, arguments.adapter)
+    try:  # before the measurement, which would be lost
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder {arguments.out}: {error}") from error
     use_streams(codecs, root)  # HM and VTM: what is stored of their streams
     points, left_out = measure_rates(codecs, image_set, methods, progress=not arguments.quiet)
     check_known_rates(anchor, points, left_out)
@@ -83,12 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         "psnr_db": bd_rates(points, anchor, metric="psnr_db"),
         "ssim": bd_rates(points, anchor, metric="ssim"),
     }
-    try:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot make the folder {arguments.out}: {error}") from error
     count = len(image_set.images)
-    plot_rates(points, arguments.out / "rd.png", title=f"{image_set.name}, {count} images, x4")
     scores = {
         "images": {"set": image_set.name, "count": count, "reduced": image_set.lr_source},
         "points": [point.to_dict() for point in points],
@@ -98,6 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
         "codecs": {name: get_codec(name).fingerprint() for name in codecs if name not in left_out},
     }
     _write(arguments, scores, seconds=time.perf_counter() - started)
+    plot_rates(points, arguments.out / "rd.png", title=f"{image_set.name}, {count} images, x4")
     _show(rates, anchor, left_out)
     return 0
 
@@ -115,7 +115,7 @@ def _codecs(words: list[str]) -> dict[str, tuple[int, ...]]:
             found |= {name: found.get(name, ()) for name in works}
             continue
         name, colon, text = word.partition(":")
-        get_codec(name)  # an unknown one is an error now
+        spec = get_codec(name).spec  # an unknown one is an error now
         if name in named:
             raise ConfigError(
                 f"--codecs names {name} twice: write all its qualities in one word, {name}:10,20,30"
@@ -125,6 +125,8 @@ def _codecs(words: list[str]) -> dict[str, tuple[int, ...]]:
             qualities = tuple(int(part) for part in text.split(",")) if colon else ()
         except ValueError:
             raise ConfigError(f"--codecs {word}: write qualities as {name}:10,20,30") from None
+        for quality in qualities:
+            spec.check_quality(quality)
         found[name] = qualities
     return found
 

@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import json
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import PurePath
@@ -25,6 +26,7 @@ __all__ = [
     "CodecSpec",
     "Degraded",
     "NamedCodec",
+    "check_image_names",
     "check_rgb",
     "code_image",
     "fingerprint_digest",
@@ -76,6 +78,7 @@ class CodecSpec:
         extra: pip extra that brings the library; None if no extra does.
         faithful: False for a stand-in, which fills the slot of another codec in the paper's suite:
             x265 that of HM, a tiny codec that of a large one.
+        stored: Whether there is nothing besides ``qualities``, as in a folder of images.
 
     Example:
         >>> CodecSpec("webp", "webp", "quality", (10, 40), (0, 100)).check_quality(101)
@@ -91,6 +94,7 @@ class CodecSpec:
     quality_range: tuple[int, int]
     extra: str | None = None
     faithful: bool = True
+    stored: bool = False
 
     def check_quality(self, quality: int) -> int:
         """Return ``quality`` if the codec takes it.
@@ -99,11 +103,14 @@ class CodecSpec:
             quality: Value of the codec's own knob.
 
         Raises:
-            ConfigError: If it is out of range.
+            ConfigError: If it is out of range, or not among those that are stored.
         """
         low, high = self.quality_range
         if not low <= quality <= high:
             raise ConfigError(f"{self.name} takes {self.parameter} {low} to {high}, not {quality}")
+        if self.stored and quality not in self.qualities:
+            known = ", ".join(map(str, self.qualities))
+            raise ConfigError(f"{self.name} has no {self.parameter} {quality}. Known: {known}")
         return quality
 
 
@@ -216,6 +223,30 @@ class NamedCodec(Protocol):
             quality: Value of the codec's own knob.
         """
         ...
+
+
+def check_image_names(codec: Codec, names: Iterable[str]) -> None:
+    """Refuse two images of one name where the codec goes by names: it would give both the same.
+
+    Args:
+        codec: The codec.
+        names: File names of the images, without suffix.
+
+    Raises:
+        CodecError: If it is a :class:`NamedCodec` and a name is there twice.
+
+    Example:
+        >>> from ucip_adapt.codecs import get_codec
+        >>> check_image_names(get_codec("webp"), ["0001", "0001"])
+    """
+    if isinstance(codec, NamedCodec):
+        seen: set[str] = set()
+        for name in names:
+            if name in seen:
+                raise CodecError(
+                    f"{codec.spec.name} finds images by their names, and two are called '{name}'"
+                )
+            seen.add(name)
 
 
 def code_image(codec: Codec, rgb: NDArray[np.uint8], quality: int, *, name: str) -> Degraded:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ucip_adapt.codecs.base import Availability, CodecSpec, Degraded, check_rgb, require_available
+from ucip_adapt.codecs.program import file_sha256
 from ucip_adapt.errors import CodecError, DataError
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ class FolderCodec:
         digest = hashlib.sha256()
         for quality in self.spec.qualities:
             for name, path in sorted(self._images(quality).items()):
-                content = hashlib.sha256(path.read_bytes()).hexdigest()
-                digest.update(f"{quality}/{name}{path.suffix} {content}\n".encode())
+                line = f"{quality}/{name}{path.suffix} {file_sha256(path)}\n"
+                digest.update(line.encode())
         return {
             "codec": self.spec.name,
             "library": "folder",
@@ -162,6 +163,7 @@ def folder_codec(text: str) -> FolderCodec:
         qualities=qualities,
         quality_range=(min(qualities, default=0), max(qualities, default=0)),
         faithful=False,
+        stored=True,
     )
     return FolderCodec(spec, root, tuple(folders.values()))
 

@@ -33,6 +33,7 @@ __all__ = [
     "open_streams",
     "streams_codec",
     "use_streams",
+    "use_streams_of",
 ]
 
 REFERENCE = {codec.spec.name: codec for codec in (HM, VTM)}
@@ -338,6 +339,13 @@ def embedded_streams() -> Path:
     return Path(__file__).parents[1] / "assets" / "streams"
 
 
+def _folders(data_root: Path | None) -> list[Path]:
+    folders = [embedded_streams()]
+    if data_root is not None and (data_root / "reference_streams" / "index.csv").is_file():
+        folders.append(data_root / "reference_streams")
+    return folders
+
+
 def use_streams(names: Iterable[str], data_root: Path | None) -> None:
     """Let reference codecs read stored streams from now on, in this process.
 
@@ -349,14 +357,49 @@ def use_streams(names: Iterable[str], data_root: Path | None) -> None:
     Raises:
         DataError: If an index is damaged.
     """
-    folders = [embedded_streams()]
-    if data_root is not None and (data_root / "reference_streams" / "index.csv").is_file():
-        folders.append(data_root / "reference_streams")
+    folders = _folders(data_root)
     from ucip_adapt.codecs import CODECS  # the table names this module
 
     for name in names:
         if name in REFERENCE:
             CODECS[name] = open_streams(name, folders)
+
+
+def use_streams_of(rgb: NDArray[np.uint8], data_root: Path | None) -> list[str]:
+    """Let those reference codecs read stored streams that have one of an image.
+
+    Where none has, encoders and stand-ins are used as if there were no streams.
+
+    Args:
+        rgb: A low-resolution image, ``H x W x 3`` uint8.
+        data_root: As for :func:`use_streams`.
+
+    Returns:
+        Names of the codecs.
+
+    Raises:
+        DataError: If an index is damaged.
+
+    Example:
+        >>> import numpy as np
+        >>> use_streams_of(np.zeros((8, 8, 3), np.uint8), None)
+        []
+    """
+    digest = _sha256(rgb)
+    found = []
+    for name, reference in REFERENCE.items():
+        try:
+            indexes = open_streams(name, _folders(data_root)).indexes
+        except DataError:  # none of this codec
+            continue
+        if any(
+            index.find(reference.software, quality, digest)
+            for index in indexes
+            for quality in reference.spec.qualities
+        ):
+            found.append(name)
+    use_streams(found, data_root)
+    return found
 
 
 def open_streams(name: str, folders: Iterable[Path]) -> StoredCodec:

@@ -96,10 +96,14 @@ def _reduce(hr: NDArray[np.uint8], scale: int, edge: EdgeRule) -> NDArray[np.uin
             f"{'quarter' if scale == 4 else 'half'}: crop it with modcrop"
         )
     padded = np.pad(hr, ((_FRAME, _FRAME), (_FRAME, _FRAME), (0, 0)), mode=edge)
-    swapped = Image.fromarray(np.ascontiguousarray(padded.transpose(1, 0, 2)))
-    # Pillow says width first; the axes are swapped.
-    size = ((height + 2 * _FRAME) // scale, (width + 2 * _FRAME) // scale)
-    small = np.asarray(swapped.resize(size, Image.Resampling.BICUBIC)).transpose(1, 0, 2)
+    # One axis at a time, rows first, with 8 bits between: given both, Pillow takes them in an order
+    # of its own, which depends on the shape and on its version.
+    low = Image.fromarray(padded).resize(
+        (width + 2 * _FRAME, (height + 2 * _FRAME) // scale), Image.Resampling.BICUBIC
+    )
+    small = np.asarray(
+        low.resize(((width + 2 * _FRAME) // scale, low.height), Image.Resampling.BICUBIC)
+    )
     frame = _FRAME // scale
     return np.ascontiguousarray(small[frame:-frame, frame:-frame])
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from ucip_adapt.codecs import Codec, get_codec
 from ucip_adapt.codecs.base import (
     NamedCodec,
+    check_image_names,
     code_image,
     fingerprint_digest,
     require_available,
@@ -143,7 +144,11 @@ def read_gt(path: Path) -> NDArray[np.uint8]:
 
 
 def _degrade_file(
-    path: Path, settings: list[Setting], cache: ArrayCache, edge: EdgeRule, min_side: int
+    path: Path,
+    settings: dict[Setting, tuple[Codec, str]],
+    cache: ArrayCache,
+    edge: EdgeRule,
+    min_side: int,
 ) -> DegradedImage:
     source = file_digest(path)
     gt = cache.reference(f"gt {source}", lambda: read_gt(path))
@@ -159,8 +164,8 @@ def _degrade_file(
         return bicubic_down4(np.asarray(gt), edge=edge)
 
     def compressed(setting: Setting) -> CachedArray:
-        codec = get_codec(setting.codec)
-        key = f"lq {source} {edge} {fingerprint_digest(codec.fingerprint())} {setting}"
+        codec, digest = settings[setting]
+        key = f"lq {source} {edge} {digest} {setting}"
         return cache.reference(
             _with_name(key, codec, path.stem),
             lambda: code_image(codec, lr(), setting.quality, name=path.stem).pixels,
@@ -196,7 +201,8 @@ def degrade_images(
     Raises:
         DataError: If an image cannot be read or is too small, or the cache cannot be written; the
             message names it.
-        CodecError: If a codec is not available, or failed.
+        CodecError: If a codec is not available, or failed, or goes by names and two images have the
+            same one.
         UnknownNameError: If there is no such codec.
 
     Example:
@@ -212,10 +218,14 @@ def degrade_images(
         >>> {str(setting): lq.shape for setting, lq in images[0].lq.items()}
         {'webp:10': (16, 24, 3), 'webp:40': (16, 24, 3)}
     """
-    for name in {setting.codec for setting in settings}:
-        require_codec(name)
+    codecs = {name: require_codec(name) for name in {setting.codec for setting in settings}}
+    for codec in codecs.values():
+        check_image_names(codec, [path.stem for path in paths])
+    # Asked once: some fingerprints look at every file of a folder.
+    digests = {name: fingerprint_digest(codec.fingerprint()) for name, codec in codecs.items()}
+    known = {setting: (codecs[setting.codec], digests[setting.codec]) for setting in settings}
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        jobs = pool.map(lambda path: _degrade_file(path, settings, cache, edge, min_side), paths)
+        jobs = pool.map(lambda path: _degrade_file(path, known, cache, edge, min_side), paths)
         return list(tqdm(jobs, total=len(paths), desc="images", unit="image", disable=not progress))
 
 

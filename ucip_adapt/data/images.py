@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from ucip_adapt.errors import DataError
 
-__all__ = ["IMAGE_SUFFIXES", "list_images", "read_rgb", "save_png"]
+__all__ = ["IMAGE_SUFFIXES", "list_images", "read_rgb", "save_png", "walk_images"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """File names that :func:`list_images` takes for images, in any case."""
@@ -24,6 +24,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """All images of a folder and the folders below it, sorted by name, on every system alike.
 
     Hidden files are left out: some systems put a ``._name.png`` that is no image beside each image.
+    Links to folders are followed.
 
     Args:
         folder: The folder.
@@ -32,7 +33,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
         Paths that end in one of :data:`IMAGE_SUFFIXES`; at least one.
 
     Raises:
-        DataError: If the folder does not exist or holds no image.
+        DataError: If the folder does not exist or holds no image, or one below it cannot be listed.
 
     Example:
         >>> import tempfile
@@ -42,21 +43,58 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
         ...     print([path.name for path in list_images(folder)])
         ['a.JPG', 'b.png']
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise DataError(f"no folder '{root}'")
-    paths = [
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not path.name.startswith(".")
-        and path.is_file()
-    ]
     # Paths themselves sort by case on one system and without on another; crops depend on the order.
-    paths.sort(key=lambda path: path.relative_to(root).as_posix())
-    if not paths:
+    return [Path(folder, name) for name in sorted(walk_images(folder))]
+
+
+def walk_images(folder: str | os.PathLike[str]) -> Iterator[str]:
+    """Yield the names of all images of a folder and the folders below it, in no order.
+
+    Args:
+        folder: The folder.
+
+    Yields:
+        Paths relative to it, with forward slashes; at least one.
+
+    Raises:
+        DataError: If the folder does not exist or holds no image, or one below it cannot be listed.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Path(folder, "below").mkdir()
+        ...     Path(folder, "below", "a.png").touch()
+        ...     print(list(walk_images(folder)))
+        ['below/a.png']
+    """
+    root = os.fspath(folder)
+    if not Path(root).is_dir():
+        raise DataError(f"no folder '{root}'")
+    waiting, seen, empty = [""], set[tuple[int, int]](), True
+    while waiting:
+        inner = waiting.pop()
+        try:
+            state = os.stat(os.path.join(root, inner))
+            if (place := (state.st_dev, state.st_ino)) in seen:  # a link to a folder above
+                continue
+            seen.add(place)
+            with os.scandir(os.path.join(root, inner)) as entries:
+                for entry in entries:
+                    if entry.is_dir():
+                        waiting.append(f"{inner}{entry.name}/")
+                    elif _is_image(entry):
+                        empty = False
+                        yield f"{inner}{entry.name}"
+        except OSError as error:
+            raise DataError(f"cannot list the images of '{root}': {error}") from error
+    if empty:
         raise DataError(f"no images in '{root}' (looked for {', '.join(IMAGE_SUFFIXES)})")
-    return paths
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    name = entry.name
+    dot = name.rfind(".")
+    return dot > 0 and name[0] != "." and name[dot:].lower() in IMAGE_SUFFIXES and entry.is_file()
 
 
 def read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
@@ -88,8 +126,10 @@ def read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             # Pillow calls 16-bit colour "RGB" and drops the low bytes; only the decoder's raw mode
-            # tells, and it is gone after loading.
+            # tells, and it is gone after loading. Of planes it does not tell, TIFF's own tag does.
             deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+            if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode in _DIRECT_MODES:
+                deep = deep or max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))) > 8
             image.load()
             _check_pixels(path, image, deep=deep)
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))

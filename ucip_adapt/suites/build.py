@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -86,6 +86,8 @@ def build_suite(
     retry_quarantined: bool = False,
     check_space: bool = True,
     allow_command: bool = False,
+    streams: Sequence[str] = (),
+    data_root: Path | None = None,
     progress: bool = False,
 ) -> BuildReport:
     """Make every shard of a plan that is not there yet.
@@ -103,14 +105,18 @@ def build_suite(
         retry_quarantined: Make shards again that lack an image.
         check_space: Refuse to begin if the disk looks too small.
         allow_command: Whether the user allowed commands and folders as codecs.
+        streams: Reference codecs that read stored streams, as
+            :func:`~ucip_adapt.codecs.streams.use_streams_of` found.
+        data_root: Folder whose ``reference_streams`` they read besides the embedded ones.
         progress: Whether to show a bar with an estimate of the time left.
 
     Returns:
         What was done.
 
     Raises:
-        DataError: If another build is at work in the folder or has left its plan there, too many
-            images are unusable, the disk is full, or workers died.
+        DataError: If another build is at work in the folder or has left its plan there, an image
+            has changed since, too many are unusable or all are at one setting, the disk is full,
+            or workers died.
         CodecError: If a codec is not available to a worker, or is another version there.
 
     Example:
@@ -136,7 +142,16 @@ def build_suite(
         layout.claim(plan, hr)
         temporary = folder / "unfinished"
         shutil.rmtree(temporary, ignore_errors=True)
-        run = _Run(plan, hr, layout, part, temporary, allow_command=allow_command)
+        root = "" if data_root is None else str(data_root.resolve())
+        common = _Common(
+            hr=str(hr.resolve()),
+            out=str(out.resolve()),
+            temporary=str(temporary.resolve()),
+            allow_command=allow_command,
+            streams=tuple(streams),
+            data=root,
+        )
+        run = _Run(plan, layout, part, common)
         run.look(retry_quarantined=retry_quarantined)
         if check_space:
             _check_space(plan, hr, out, len(run.missing))
@@ -145,16 +160,30 @@ def build_suite(
         shutil.rmtree(temporary, ignore_errors=True)
         del owner
     except OSError as error:
-        raise DataError(
-            f"cannot write to {out}: {error}. Finished shards stay; make room and run the same "
-            "command again"
-        ) from error
+        advice = (
+            "Finished shards stay; make room and run the same command again"
+            if out.is_dir()
+            else "Choose another folder"
+        )
+        raise DataError(f"cannot write to {out}: {error}. {advice}") from error
     except engine.lost as error:
         raise DataError(
             f"workers died ({error or type(error).__name__}); out of memory? Finished shards stay: "
             "run the same command again, with fewer workers if it happens again"
         ) from error
     return BuildReport(run.made, run.kept, len(run.bad), complete)
+
+
+@dataclass(frozen=True)
+class _Common:
+    """What all tasks of a part share; see :class:`~ucip_adapt.suites.worker.BlockTask`."""
+
+    hr: str
+    out: str
+    temporary: str
+    allow_command: bool
+    streams: tuple[str, ...]
+    data: str
 
 
 class _Owner:
@@ -176,23 +205,19 @@ class _Run:
     def __init__(
         self,
         plan: BuildPlan,
-        hr: Path,
         layout: Layout,
         part: Part,
-        temporary: Path,
-        *,
-        allow_command: bool,
+        common: _Common,
     ) -> None:
         self.plan = plan
         self.layout = layout
         self.part = part
+        self.common = common
         self.made = 0
         self.kept = 0
         self.bad: dict[str, str] = {}
         self.missing: set[tuple[int, int]] = set()
-        self._hr = str(hr.resolve())
-        self._temporary = str(temporary.resolve())
-        self._allow_command = allow_command
+        self.images: dict[int, dict[str, str]] = {}
 
     def look(self, *, retry_quarantined: bool) -> None:
         """Find the shards that are not finished."""
@@ -204,6 +229,7 @@ class _Run:
                 else:
                     self.kept += 1
                     self._note(record)
+                    self.images.setdefault(block, {}).update(record.images)
 
     def work(self, engine: Engine, *, max_quarantined: int, progress: bool) -> None:
         """Hand out the blocks, a few at a time, and gather what comes back."""
@@ -242,14 +268,12 @@ class _Run:
             )
             if shards:
                 yield BlockTask(
-                    hr=self._hr,
-                    out=str(self.layout.root.resolve()),
-                    temporary=self._temporary,
+                    **asdict(self.common),
                     images=tuple(self.plan.block(block)),
                     shards=shards,
                     edge=self.plan.edge,
                     with_hr=self.plan.hr_mode == "bytes",
-                    allow_command=self._allow_command,
+                    known=tuple(self.images.get(block, {}).items()),
                 )
 
     def _note(self, record: ShardRecord) -> None:
@@ -305,6 +329,15 @@ def _check_space(plan: BuildPlan, hr: Path, out: Path, num_shards: int) -> None:
         )
 
 
+def _refuse_empty_settings(plan: BuildPlan, records: Sequence[ShardRecord]) -> None:
+    """A setting without a row would take every image from a training on the suite."""
+    for setting in plan.settings:
+        here = [r for r in records if r.name.partition("/")[0] == setting.folder]
+        if not any(record.rows for record in here):
+            error = next((q.error for r in here for q in r.quarantined), "it has no images")
+            raise DataError(f"no image could be coded at {setting}, the first: {error}")
+
+
 def _write_manifest(plan: BuildPlan, layout: Layout) -> bool:
     """Write ``suite.json`` if every shard of every part is finished."""
     records = []
@@ -313,6 +346,7 @@ def _write_manifest(plan: BuildPlan, layout: Layout) -> bool:
         if record is None:
             return False
         records.append(record)
+    _refuse_empty_settings(plan, records)
     manifest = manifest_of(plan, iter(records))
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
     write_atomically(layout.root / MANIFEST_NAME, text.encode())

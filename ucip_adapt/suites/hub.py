@@ -8,6 +8,7 @@ from typing import Any
 
 from ucip_adapt.errors import DataError
 from ucip_adapt.suites.read import BuiltSuite
+from ucip_adapt.training.atomic import sha256_of
 
 __all__ = ["files_to_push", "push_suite", "render_suite_card", "write_suite_card"]
 
@@ -37,6 +38,8 @@ def render_suite_card(built: BuiltSuite) -> str:
     encoders = json.dumps(
         {setting["codec"]: setting["fingerprint"] for setting in manifest["settings"]}, indent=1
     )
+    swapped = [f"{s['codec']} fills the slot of {s['named']}" for s in slots if s["substituted"]]
+    description = manifest["description"] + (f"; here {' and '.join(swapped)}" if swapped else "")
     truth = (
         "Rows hold the files of the high-resolution images (`hr`)."
         if manifest["hr_mode"] == "bytes"
@@ -54,7 +57,7 @@ def render_suite_card(built: BuiltSuite) -> str:
 
 # {manifest["suite"]}: {manifest["num_images"]:,} images, compressed
 
-{manifest["description"]}.
+{description}.
 
 Each image was reduced to a quarter as MATLAB does (bicubic, {manifest["edge"]} edges), and the
 whole small image was compressed and decoded. {manifest["rows"]:,} rows, \
@@ -102,9 +105,13 @@ def write_suite_card(built: BuiltSuite) -> Path:
         DataError: If it cannot be written.
     """
     path = built.folder / "README.md"
+    ours = built.folder / ".build" / "card.sha256"
     try:
-        if not path.exists():
+        written = ours.read_text(encoding="utf-8") if ours.is_file() else ""
+        if not path.exists() or sha256_of(path) == written:
             path.write_text(render_suite_card(built), encoding="utf-8")
+            ours.parent.mkdir(exist_ok=True)
+            ours.write_text(sha256_of(path), encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot write {path}: {error}") from error
     return path

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-from ucip_adapt.data.images import IMAGE_SUFFIXES
+from ucip_adapt.data.images import walk_images
 from ucip_adapt.errors import DataError
 
 __all__ = ["scan_images"]
@@ -21,10 +20,12 @@ def scan_images(folder: str | os.PathLike[str]) -> list[str]:
         Paths relative to it, with forward slashes; at least one.
 
     Raises:
-        DataError: If the folder does not exist or holds no image, or a name is no text.
+        DataError: If the folder does not exist or holds no image, one below it cannot be listed, or
+            a name is no text.
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Path(folder, "b").mkdir()
         ...     for name in ("b/1.png", "a.JPG", "notes.txt", ".hidden.png"):
@@ -32,31 +33,10 @@ def scan_images(folder: str | os.PathLike[str]) -> list[str]:
         ...     print(scan_images(folder))
         ['a.JPG', 'b/1.png']
     """
-    root = os.fspath(folder)
-    if not Path(root).is_dir():
-        raise DataError(f"no folder '{root}'")
-    names: list[str] = []
-    waiting = [""]
-    while waiting:
-        inner = waiting.pop()
-        with os.scandir(os.path.join(root, inner)) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(f"{inner}{entry.name}/")
-                elif _is_image(entry):
-                    names.append(f"{inner}{entry.name}")
-    if not names:
-        raise DataError(f"no images in '{root}' (looked for {', '.join(IMAGE_SUFFIXES)})")
-    names.sort()
+    names = sorted(walk_images(folder))
     for name in names:
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise DataError(f"the name of {name!a} in '{root}' is no text; rename it") from None
+            raise DataError(f"the name of {name!a} in '{folder}' is no text; rename it") from None
     return names
-
-
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    name = entry.name
-    dot = name.rfind(".")
-    return dot > 0 and name[0] != "." and name[dot:].lower() in IMAGE_SUFFIXES and entry.is_file()

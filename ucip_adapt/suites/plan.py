@@ -7,10 +7,11 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from ucip_adapt.codecs import get_codec
-from ucip_adapt.codecs.base import fingerprint_digest
+from ucip_adapt.codecs.base import check_image_names, fingerprint_digest
 from ucip_adapt.data.bicubic import EdgeRule
 from ucip_adapt.errors import ConfigError
 from ucip_adapt.suites.resolved import FilledSuite
@@ -120,10 +121,12 @@ class BuildPlan:
 
         Raises:
             ConfigError: If two settings would share a folder.
+            CodecError: If a codec goes by names and two images have the same one.
         """
         settings = []
         for place in suite.slots:
             codec = get_codec(place.codec)
+            check_image_names(codec, (PurePosixPath(name).stem for name in images))
             fingerprint = json.dumps(codec.fingerprint(), sort_keys=True)
             settings += [
                 PlannedSetting(

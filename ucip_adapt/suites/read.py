@@ -137,12 +137,18 @@ class BuiltSuite:
     ) -> tuple[list[DegradedImage], int]:
         """Images of a block that have all settings, and how many do not."""
         truths: dict[str, CachedArray] = {}
+        digests: dict[str, str] = {}
         lqs: dict[str, dict[Setting, Pixels]] = {}
         for setting, place in zip(settings, places, strict=True):
             for key, row in self._rows(block, place):
                 name = row["image"]
                 lq = cache.reference(f"suite {key}", functools.partial(_decode, row["lq"]["bytes"]))
                 lqs.setdefault(name, {})[setting] = lq
+                if digests.setdefault(name, row["hr_sha256"]) != row["hr_sha256"]:
+                    raise DataError(
+                        f"{self.folder} was built from two images called {name}: it changed while "
+                        "the build was stopped; build it anew into an empty folder"
+                    )
                 if name not in truths:
                     truths[name] = self._truth(row, cache, hr_folder)
         complete = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -20,6 +20,8 @@ __all__ = ["MANIFEST_NAME", "Layout", "Quarantined", "ShardRecord", "read_manife
 
 MANIFEST_NAME = "suite.json"
 _FORMAT_VERSION = "1.0"
+# What is read of a manifest.
+_READ = ("suite", "slots", "settings", "num_images", "hr_mode", "shards", "quarantined")
 # What decides the bytes of a shard besides the codecs themselves.
 _LIBRARIES = ("ucip-adapt", "numpy", "pillow", "pyarrow")
 
@@ -49,6 +51,7 @@ class ShardRecord:
         num_bytes: Its size.
         sha256: Of the file.
         quarantined: Images that are missing from it.
+        images: Sha256 of the file of each image that could be read, by its name.
         seconds: Wall time by part of the work; it is no function of the images, so it stays here.
         host: Machine that made it.
     """
@@ -58,6 +61,7 @@ class ShardRecord:
     num_bytes: int
     sha256: str
     quarantined: tuple[Quarantined, ...] = ()
+    images: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     host: str = ""
 
@@ -122,7 +126,8 @@ class Layout:
         """
         mine = {**plan.header(), "digest": plan.digest, "hr_folder": str(hr.resolve())}
         self.plan.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.plan.with_name(f".plan-{os.getpid()}-{plan.digest[:8]}")
+        # Jobs in containers may have equal process numbers.
+        beside = self.plan.with_name(f".plan-{uuid.uuid4().hex}")
         write_atomically(beside, json.dumps(mine, sort_keys=True).encode())
         # The first of two builds that start together wins: a link does not replace.
         with contextlib.suppress(FileExistsError):
@@ -206,6 +211,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         what=str(folder / MANIFEST_NAME),
         error=DataError,
     )
+    if missing := [key for key in _READ if key not in manifest]:
+        raise DataError(f"{folder / MANIFEST_NAME} is damaged: it lacks {', '.join(missing)}")
     return manifest
 
 
@@ -232,6 +239,7 @@ def verify_suite(folder: Path) -> int:
             wrong.append(f"{shard['name']} is damaged")
             layout.record(shard["name"]).unlink(missing_ok=True)
     known = {layout.shard(shard["name"]) for shard in manifest["shards"]}
+    advice = "The build command makes them again" if wrong else "Remove what does not belong there"
     wrong += [
         f"{path.name} does not belong there"
         for path in sorted((folder / "data").rglob("*.parquet"))
@@ -240,7 +248,6 @@ def verify_suite(folder: Path) -> int:
     if wrong:
         more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         raise DataError(
-            f"{len(wrong)} of {len(known)} shards: {'; '.join(wrong[:10])}{more}. The build "
-            "command makes them again"
+            f"{len(wrong)} of {len(known)} shards: {'; '.join(wrong[:10])}{more}. {advice}"
         )
     return len(known)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ucip_adapt.codecs import Codec, get_codec
 from ucip_adapt.codecs.base import code_image
+from ucip_adapt.codecs.streams import use_streams
 from ucip_adapt.data.bicubic import EdgeRule, bicubic_down4
 from ucip_adapt.data.degrade import read_gt, require_codec
 from ucip_adapt.errors import CodecError, DataError
@@ -42,6 +43,9 @@ class BlockTask:
         edge: Rule of the reduction.
         with_hr: Whether shards hold the high-resolution files.
         allow_command: Whether the user allowed commands and folders as codecs.
+        known: Sha256 of the images of the block's finished shards, by name.
+        streams: Reference codecs that read stored streams.
+        data: Folder whose streams they read besides the embedded ones; empty for none.
     """
 
     hr: str
@@ -52,6 +56,9 @@ class BlockTask:
     edge: EdgeRule
     with_hr: bool
     allow_command: bool
+    known: tuple[tuple[str, str], ...] = ()
+    streams: tuple[str, ...] = ()
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,11 +100,14 @@ def build_block(task: BlockTask) -> list[ShardRecord]:
 
     Raises:
         CodecError: If a codec is not available here, or is another version than the plan's.
+        DataError: If an image is another one than in the finished shards of the block.
         OSError: If a shard cannot be written.
     """
+    use_streams(task.streams, Path(task.data) if task.data else None)
     codecs = {shard: _planned_codec(setting, task) for shard, setting in task.shards}
     seconds = _Seconds()
     sources = seconds.of("images", lambda: [_read_source(name, task) for name in task.images])
+    _check_unchanged(sources, task)
     records = []
     for name, setting in task.shards:
         records.append(_build_shard(name, setting, codecs[name], sources, task, seconds))
@@ -124,6 +134,16 @@ def _read_source(name: str, task: BlockTask) -> _Source:
         return _Source(name, sha256_of(path), lr, hashlib.sha256(lr.tobytes()).hexdigest())
     except (DataError, OSError) as error:
         return _Source(name, error=_portable(str(error), task))
+
+
+def _check_unchanged(sources: list[_Source], task: BlockTask) -> None:
+    known = dict(task.known)
+    for source in sources:
+        if source.hr_sha256 and source.hr_sha256 != known.get(source.name, source.hr_sha256):
+            raise DataError(
+                f"{Path(task.hr, source.name)} is another image than the finished shards in "
+                f"{task.out} were made of: put that one back, or build into another folder"
+            )
 
 
 def _portable(message: str, task: BlockTask) -> str:
@@ -164,6 +184,7 @@ def _build_shard(
         num_bytes=path.stat().st_size,
         sha256=sha256_of(path),
         quarantined=tuple(quarantined),
+        images={source.name: source.hr_sha256 for source in sources if source.hr_sha256},
         seconds={part: round(value, 4) for part, value in seconds.parts.items()},
         host=platform.node(),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import uuid
 from pathlib import Path
 
 __all__ = ["sha256_of", "sync_directory", "sync_file", "write_atomically"]
@@ -47,7 +48,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         ['a.txt']
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    beside = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:12]}")
     try:
         with beside.open("wb") as file:
             file.write(data)
