@@ -67,12 +67,12 @@ class Options(TuningOptions):
 
 
 RATES = {
-    "basis": 1e-2,
+    "basis": 3e-2,
     "dpm": 3e-2,
     "dpm+offset": 3e-3,
     "dpm+offset+spade": 1e-3,
     "lora": 1e-2,
-    "dora": 3e-3,
+    "dora": 1e-2,
 }
 """Peak learning rates: the best on validation images, as a mean over the codecs that were tried
 (docs/results.md, "Rates that were tried")."""
