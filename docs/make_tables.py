@@ -33,7 +33,7 @@ PAGES = (
     ROOT / "docs/use_an_adapter.md",
 )
 SETS = ("Set5", "Set14", "BSD100")
-UNSEEN = ("gif", "jpeg2000", "tiny-elic", "webp")
+UNSEEN = ("gif", "jpeg2000", "tiny-elic", "jpegxl", "avif", "webp")
 GAINS = ("dpm", "dpm+offset", "lora", "everything", "control")
 SIZES = "| parameters | bytes | step | kept |"
 
