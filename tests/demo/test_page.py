@@ -33,6 +33,23 @@ def test_without_gradio_one_line_says_how_to_get_it(flags, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--port", "99999"], "--port must lie between 0 and 65535, not 99999"),
+        (["--port", "-3"], "--port must lie between 0 and 65535, not -3"),
+        (["--base", "nosuch"], "nosuch"),
+    ],
+)
+def test_a_slip_is_found_before_the_page_is_served(flags, message, monkeypatch, capsys):
+    from ucip_adapt.demo import library, serve
+
+    monkeypatch.setattr(library, "load_gradio", lambda: None)
+    monkeypatch.setattr(serve, "serve", lambda *_, **__: pytest.fail("served"))
+    assert main(["demo", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_the_missing_library_is_said_before_torch_is_loaded():
     code = (
         "import sys; sys.modules['gradio'] = None\n"

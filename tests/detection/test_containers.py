@@ -201,6 +201,12 @@ def test_nothing_is_read_past_the_end():
         BitReader(b"a").bits(9)
 
 
+def test_a_jpeg_table_that_ends_within_a_number():
+    for length in range(12, 30):
+        cut = b"\xff\xd8\xff\xdb" + length.to_bytes(2, "big") + b"\x10" + bytes(length - 3)
+        assert detect_codec(cut).quality is None
+
+
 def test_boxes_that_lead_nowhere_are_refused():
     sound = saved(np.full((16, 16, 3), 90, np.uint8), "AVIF", quality=30)
     assert coded_picture(sound).kind == b"av01"

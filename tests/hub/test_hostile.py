@@ -95,6 +95,14 @@ def test_the_recorded_sums_name_only_files_of_the_folder(hostile, opened, capsys
     assert [path for path in opened if "secret" in path or path.startswith("/etc/host")] == []
 
 
+@pytest.mark.parametrize("files", [["a"], "a", 3])
+def test_sums_of_another_form_are_no_crash(hostile, files, capsys):
+    folder = hostile()
+    (folder / "results.json").write_text(json.dumps({"files": files}))
+    assert main(["adapters", "verify", str(folder)]) == 1
+    assert "cannot be read" in capsys.readouterr().out
+
+
 def test_a_codec_that_an_adapter_names_is_not_used_unless_the_user_names_it(hostile):
     folder = hostile(codec="command:touch sprung {in} {out}")
     named = json.loads((folder / "adapter_config.json").read_text())["codec"]

@@ -10,7 +10,7 @@ import pytest
 from ucip_adapt import load
 from ucip_adapt.assets import adapters_folder
 from ucip_adapt.cli import main
-from ucip_adapt.errors import ConfigError
+from ucip_adapt.errors import AdapterError, ConfigError
 from ucip_adapt.hub import library
 from ucip_adapt.hub.library import locate_adapter
 
@@ -45,6 +45,17 @@ def test_a_shipped_adapter_has_one_version_and_one_place(
         locate_adapter("webp", **where)
     with pytest.raises(ConfigError, match=re.escape(message)):
         load("webp", **where)
+
+
+@pytest.mark.parametrize("nothing", ["", " "])
+def test_an_empty_name_is_not_the_folder_here(
+    nothing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(adapters_folder() / "avif")
+    with pytest.raises(AdapterError, match="no adapter is named"):
+        load(nothing)
+    assert main(["adapters", "show", nothing]) == 2
+    assert "no adapter is named" in capsys.readouterr().err
 
 
 def test_a_folder_has_subfolders_and_no_revisions(

@@ -3,14 +3,18 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 
 import loopback
 import pytest
+from huggingface_hub import HfApi
 
 from ucip_adapt.assets import adapters_folder
 from ucip_adapt.cli import main
+from ucip_adapt.hub import folders
+from ucip_adapt.hub.fetch import _reachable
 
 WEBP = adapters_folder() / "webp"
 
@@ -154,6 +158,31 @@ def test_interrupted_and_corrupted_downloads(hub, client, tmp_path, fault):
     assert weights.read_bytes() == (WEBP / weights.name).read_bytes()
 
 
+@pytest.mark.parametrize("endpoint", ["https://hub.invalid", "http://hub.invalid"])
+@pytest.mark.parametrize("case", [str.lower, str.upper])
+def test_behind_a_proxy_only_the_proxy_is_asked(endpoint, case, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    assert not _reachable(endpoint)
+    for name in (endpoint.partition(":")[0] + "_proxy", "all_proxy"):
+        with monkeypatch.context() as patch:
+            patch.setenv(case(name), "http://127.0.0.1:3128")
+            assert _reachable(endpoint)
+            patch.setenv("no_proxy", "hub.invalid")
+            assert not _reachable(endpoint)
+
+
+def test_publishing_without_a_network_is_one_line(monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
+    with socket.socket() as held:  # bound and not listening: connections are refused
+        held.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{held.getsockname()[1]}"
+        monkeypatch.setattr(folders, "HfApi", lambda: HfApi(endpoint=address))
+        assert main(["adapters", "publish", str(WEBP), "--repo-id", "you/x"]) == 2
+    assert "The folder itself is complete" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_without_a_network_the_message_comes_at_once(client):
     code = (
@@ -221,4 +250,5 @@ def test_a_card_cannot_choose_a_command(tmp_path, capsys, monkeypatch):
     assert "command:touch pwned" in shown
     assert "\x1b" not in shown
     main(["adapters", "verify", str(folder)])
+    assert "\x1b" not in capsys.readouterr().out
     assert not (tmp_path / "pwned").exists()

@@ -54,6 +54,19 @@ def test_safetensors_of_base_and_adapter(
     assert out.stat().st_size < 0.7 * len(before)
 
 
+def test_only_the_file_that_is_asked_for_is_written(tmp_path: Path) -> None:
+    notes = tmp_path / "net.tmp"
+    notes.write_text("mine")
+    (tmp_path / "plain").touch()
+    for name in ("net.safetensors", "other.tmp"):
+        argv = ["export", "--adapter", "none", "-o", str(tmp_path / name)]
+        assert main([*argv, "--format", "safetensors", "--no-check"]) == 0
+        assert (tmp_path / name).stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert notes.read_text() == "mine"
+    names = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert names == {"net.tmp", "net.safetensors", "other.tmp", "plain"}
+
+
 def test_the_base_alone_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "base.safetensors"
     assert main(["export", "-o", str(out)]) == 0

@@ -23,6 +23,7 @@ from ucip_adapt.errors import ConfigError, DataError
 from ucip_adapt.hub.pictures import busiest_crop
 from ucip_adapt.report import build_report
 from ucip_adapt.report.page import KINDS
+from ucip_adapt.report.pictures import read_pictures
 
 HOSTILE = (
     "</style><script>alert(1)</script>\"' onload=x <img src=//a.example/b> &amp; \x00\x1b **b**"
@@ -306,6 +307,51 @@ def test_no_damage_is_a_crash(results, ledger):
     page, report = make(folder)
     check_closed(page)
     assert 20 < len(report.problems) < 150
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("learning_rate", value) for value in (None, "x")),
+        *(("train_batch_size", "x"), ("patch_size", None), ("max_train_steps", None)),
+        *(("evaluate_on", None), ("train_data", None), ("base", 3), ("protocol", [])),
+    ],
+)
+def test_a_cell_of_another_form_is_named_and_the_others_are_shown(ledger, key, value):
+    cells = sorted((ledger / "cells").iterdir())
+    trained = next(path for path in cells if "_dpm" in path.name or "everything" in path.name)
+    record = json.loads(trained.read_text(encoding="utf-8"))
+    record["config"][key] = value
+    trained.write_text(json.dumps(record), encoding="utf-8")
+    page, report = make(ledger)
+    check_closed(page)
+    assert [problem.name for problem in report.problems] == [f"cells/{trained.name}"]
+    assert report.sections > 0
+
+
+def test_a_result_is_not_overwritten_by_the_page(results, capsys):
+    target = results / "base.json"
+    before = target.read_bytes()
+    assert main(["report", str(results), "--out", str(target)]) == 2
+    assert "the page is HTML, give a name that ends in .html" in capsys.readouterr().err
+    assert target.read_bytes() == before
+
+
+def test_pictures_of_every_kind_are_shown_as_they_are(tmp_path):
+    ramp = np.tile(np.arange(200, dtype=np.uint16) * 300, (50, 1))
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    Image.fromarray(np.zeros((40, 30, 4), np.uint8)).save(tmp_path / "clear.png")
+    turned = Image.new("RGB", (64, 32))
+    turned.getexif()[0x112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=turned.getexif())
+    Image.new("RGB", (90, 17000)).save(tmp_path / "tall.png")
+    found, problems = read_pictures(tmp_path)
+    assert not problems
+    sizes = {picture.text: picture.size for picture in found}
+    assert (sizes["turned.jpg"], sizes["tall.png"][1]) == ((32, 64), 4096)
+    shown = {p.text: np.asarray(Image.open(io.BytesIO(p.webp)).convert("L")) for p in found}
+    assert shown["clear.png"].min() > 250
+    assert np.abs(shown["deep.png"][25].astype(int) - ramp[25] // 257).max() < 6
 
 
 def test_nothing_to_show_is_an_error(tmp_path, capsys):

@@ -173,7 +173,7 @@ def _report(folder: Path, arguments: argparse.Namespace) -> int:
         )
     else:
         words = {True: "ok", False: "WRONG", None: "not checked"}
-        rows = [[check.name, words[check.ok], check.detail] for check in checks]
+        rows = [[_plain(c.name), words[c.ok], _plain(c.detail)] for c in checks]
         sys.stdout.write(render_table(["check", "result", "found"], rows))
     return 0 if whole else _EXIT_CODE_NOT_WHOLE
 
@@ -189,7 +189,8 @@ def _publish(arguments: argparse.Namespace) -> int:
     info = describe_adapter(folder)
     wrong = [check for check in verify_adapter(folder) if check.ok is False]
     if wrong:
-        raise DataError(f"{folder} is not published: {wrong[0].name}: {wrong[0].detail}")
+        what = _plain(f"{wrong[0].name}: {wrong[0].detail}")
+        raise DataError(f"{folder} is not published: {what}")
     if not (folder / "README.md").is_file():
         raise DataError(f"{folder} has no card (README.md): tune_prompts.py writes one")
     if arguments.dry_run:

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from ucip_adapt.errors import ConfigError
+
 __all__ = ["add_arguments", "run"]
 
 
@@ -42,10 +44,14 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     from ucip_adapt.demo.library import load_gradio
 
+    if arguments.port is not None and not 0 <= arguments.port <= 65535:
+        raise ConfigError(f"--port must lie between 0 and 65535, not {arguments.port}")
     load_gradio()  # its absence is said before seconds go into importing torch
     from ucip_adapt.demo.serve import is_local, serve
     from ucip_adapt.demo.session import Session
+    from ucip_adapt.upscaler import load
 
+    load(base=arguments.base, device=arguments.device)  # or a slip would be found by a visitor
     session = Session(
         base=arguments.base,
         device=arguments.device,

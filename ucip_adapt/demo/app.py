@@ -239,7 +239,7 @@ class _Page:
         return str(path), _thumbnail(data), escape(picture_line(path.name, data))
 
     def _restore(
-        self, chosen: str, what: str, codec: str, quality: float, adapter: str, crop: bool
+        self, chosen: str, what: str, codec: str, quality: float, adapter: str | None, crop: bool
     ) -> tuple[Any, ...]:
         gr = self._gr
         path = Path(chosen)
@@ -248,7 +248,7 @@ class _Page:
         wish = Wish(
             codec=codec if what == _DAMAGE else None,
             quality=int(quality),
-            adapter=adapter.strip(),
+            adapter=(adapter or "").strip() or "auto",
             crop=crop,
         )
         restored = self._session.restore(path.read_bytes(), wish)

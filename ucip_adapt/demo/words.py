@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 
@@ -39,13 +40,17 @@ def scores_html(restored: Restored) -> str:
             if row.method == "adapter"
             else _METHODS[row.method],
             f"{row.psnr_db:.2f}",
-            "" if row is bicubic else f"{row.psnr_db - bicubic.psnr_db:+.2f}",
+            "" if row is bicubic else _gain(row.psnr_db - bicubic.psnr_db),
             f"{row.ssim:.4f}",
         )
         for row in restored.rows
     ]
     table = _table("scores", ("method", "PSNR, dB", "gain, dB", "SSIM"), lines)
     return f"{table}<p>Luma, 4 pixels cut off each edge (y-c4); gain over bicubic.</p>"
+
+
+def _gain(gain_db: float) -> str:
+    return f"{gain_db:+.2f}" if math.isfinite(gain_db) else "-"  # a flat picture may lose nothing
 
 
 def facts_html(restored: Restored) -> str:

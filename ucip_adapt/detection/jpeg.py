@@ -64,9 +64,9 @@ def _tables(content: bytes) -> dict[int, NDArray[np.int64]]:
     at = 0
     while at < len(content):
         size, name = (128 if content[at] >> 4 else 64), content[at] & 15
-        values = np.frombuffer(content[at + 1 : at + 1 + size], ">u2" if size == 128 else ">u1")
-        if len(values) < 64:
+        if len(content) < at + 1 + size:
             raise MalformedError("a quantisation table ends too early")
+        values = np.frombuffer(content[at + 1 : at + 1 + size], ">u2" if size == 128 else ">u1")
         tables[name] = values.astype(np.int64)
         at += 1 + size
     return tables

@@ -159,6 +159,16 @@ def _can_be_fetched(name: str) -> bool:
     return name in shipped_bases() or (name.count("/") == 1 and not name.startswith("."))
 
 
+def cell_text(text: str) -> str:
+    """A name of somebody's folder for Markdown: it ends no column and is no HTML.
+
+    Example:
+        >>> cell_text("set <b>")
+        'set &lt;b>'
+    """
+    return text.replace("|", r"\|").replace("<", "&lt;").replace("\n", " ")
+
+
 def score_table(rows: Sequence[Mapping[str, Any]], *, protocol: str, reference: str) -> str:
     """Markdown table: a line per set and quality, PSNR / SSIM by method and the gain in dB.
 
@@ -187,7 +197,7 @@ def score_table(rows: Sequence[Mapping[str, Any]], *, protocol: str, reference: 
         "|---|---|" + "---|" * (len(methods) + 1),
     ]
     for key in dict.fromkeys((r["dataset"], r["codec"], r["quality"]) for r in chosen):
-        line = [key[0], f"{short_name(key[1])} {key[2]}"]
+        line = [cell_text(key[0]), f"{cell_text(short_name(key[1]))} {key[2]}"]
         for method in methods:
             cell = cells[(*key, method)]
             known = cell["psnr_db"] is not None
@@ -228,7 +238,7 @@ def base_card(name: str, config: UCIPConfig, record: Mapping[str, Any]) -> str:
     design = f'prompt "{config.prompt}", {config.num_prompts} basic prompts'
     size = f"{config.num_blocks} PTMBs x {config.num_layers} PTMMs, {config.embed_dim} channels"
     stages = "\n".join(f"1. {describe_stage(s)}" for s in record["parameters"].get("stages", []))
-    images = "\n".join(f"- {phrase}" for phrase in training_images(record))
+    images = "\n".join(f"- {cell_text(phrase)}" for phrase in training_images(record))
     return f"""---
 {data.to_yaml()}
 ---
@@ -326,7 +336,7 @@ def adapter_card(record: Mapping[str, Any]) -> str:
         metrics=["psnr", "ssim"],
     )
     rows = record["scores"]["rows"]
-    images = "\n".join(f"- {phrase}" for phrase in training_images(record))
+    images = "\n".join(f"- {cell_text(phrase)}" for phrase in training_images(record))
     sets = ", ".join(dict.fromkeys(row["dataset"] for row in rows))
     trained = options["trainable"] if prompts else method
     change = (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is httpx's
@@ -105,9 +105,9 @@ def _reachable(endpoint: str) -> bool:
 
     Behind a proxy only the proxy can tell, so that it is not asked.
     """
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
-        return True
     parts = urlsplit(endpoint)
+    if not proxy_bypass(parts.hostname or "") and getproxies().keys() & {parts.scheme, "all"}:
+        return True
     port = parts.port or (443 if parts.scheme == "https" else 80)
     answer: list[bool] = []
 

@@ -13,7 +13,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is httpx's
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+)
 from peft import PeftModel
 from safetensors import SafetensorError
 
@@ -193,7 +197,7 @@ def push_folder(
             f"'{target}' cannot be the name of a repository on the Hub: give one such as user/name "
             f"with --repo-id (a recipe: --hub_model_id). The folder {folder} is complete"
         ) from error
-    except (HfHubHTTPError, OSError) as error:
+    except (HTTPError, HfHubHTTPError, OSError) as error:
         raise HubError(
             f"cannot upload {folder} to {target}: {error}. The folder itself is complete"
         ) from error

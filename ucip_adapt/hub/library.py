@@ -90,6 +90,8 @@ def locate_adapter(
         >>> locate_adapter("webp").name
         'webp'
     """
+    if not source.strip():
+        raise AdapterError("no adapter is named: give a name, a folder or user/repository")
     shipped = shipped_adapter_folder(source)
     if shipped is not None:
         mine = f"adapter '{source}' comes with the package and has no"
@@ -195,11 +197,11 @@ def _digests(folder: Path) -> list[Check]:
     results = folder / "results.json"
     if results.is_file():
         try:
-            recorded = json.loads(results.read_text(encoding="utf-8")).get("files", {})
+            recorded = json.loads(results.read_text(encoding="utf-8")).get("files", {}).items()
         except (OSError, ValueError, AttributeError) as error:
             return [Check("results.json", False, f"cannot be read: {error}")]
         # Only plain names: a file from elsewhere must not choose what is opened here.
-        wanted |= {name: sums for name, sums in recorded.items() if Path(name).name == name}
+        wanted |= {name: sums for name, sums in recorded if Path(name).name == name}
     if not wanted:
         return [Check("checksums", None, "none are recorded")]
     from ucip_adapt.hub.folders import PICTURE  # brings PEFT along

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -245,9 +246,13 @@ def replaced(path: Path) -> Iterator[Path]:
         ...     Path(folder, "a.txt").read_text()
         'complete'
     """
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:12]}-{path.name}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as this user's files are; some writers make private ones
         yield temporary
+        temporary.chmod(mode)
         temporary.replace(path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise

@@ -52,7 +52,8 @@ def build_report(
         What was written, and what could not be shown.
 
     Raises:
-        ConfigError: If adapters are named but no pictures are made.
+        ConfigError: If adapters are named but no pictures are made, or ``out`` does not end in
+            ``.html``.
         DataError: If the folder holds no JSON file, or the page cannot be written.
 
     Example:
@@ -74,6 +75,8 @@ def build_report(
     from ucip_adapt.training.atomic import write_atomically
 
     folder, out = Path(folder), Path(out)
+    if out.suffix.lower() not in (".html", ".htm"):  # a result would be overwritten
+        raise ConfigError(f"--out {out}: the page is HTML, give a name that ends in .html")
     if adapters and pictures != "make":
         raise ConfigError("adapters are named, but no pictures are made: add --pictures make")
     sources, problems = read_sources(folder)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 
-from ucip_adapt.errors import DataError, UcipError
+from ucip_adapt.errors import DataError
 from ucip_adapt.report.markup import Html, Row, Section, table
 from ucip_adapt.report.plots import Mark, Series, xy_plot
-from ucip_adapt.report.sources import PAPER, Problem, Source
+from ucip_adapt.report.sources import EXPECTED, PAPER, Problem, Source
 
 # The classes below are only loaded with the sections: they bring torch along.
 from ucip_adapt.experiments.compare import UNTRAINED, Finished  # isort: skip
@@ -29,10 +30,13 @@ from ucip_adapt.experiments.tables import (
 
 __all__ = ["ledger_sections"]
 
-_NEEDED = (
-    *("cell", "codec", "method", "base", "base_kind", "protocol", "evaluate_on", "learning_rate"),
-    *("seed", "max_train_steps", "train_batch_size", "patch_size", "train_data"),
-)
+_NEEDED: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("cell", "codec", "method", "evaluate_on", "train_data"), (str,)),
+    **dict.fromkeys(("seed", "max_train_steps", "train_batch_size", "patch_size"), (int,)),
+    **dict.fromkeys(("base", "base_kind", "protocol"), (str, NoneType)),
+    "learning_rate": (int, float, NoneType),
+}
+"""What tables read of a cell's configuration; what is not trained has no base or rate."""
 _PROMPT_SETS = ("dpm+offset", "dpm", "dpm+offset+spade", "basis")
 """Sets that rows ii and iv may train; the first one that was is shown first."""
 
@@ -62,26 +66,34 @@ def ledger_sections(
             cell = _finished(source)
             if cell.id in found:
                 raise DataError(f"the same cell as {found[cell.id].name}")
-        except (UcipError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except EXPECTED as error:
             problems.append(Problem(source.name, f"no finished cell: {error!r}"))
         else:
             cells.append(cell)
             found[cell.id] = source
     sections: list[Section] = []
     trained = [cell.config["codec"] for cell in cells if cell.config["method"] not in UNTRAINED]
+    asked = folder / PAPER if paper else folder / "none"
     for codec in dict.fromkeys(trained):
-        asked = folder / PAPER if paper else folder / "none"
         for matrix in matrices([cell.config for cell in cells], codec):
             try:
                 sections += _matrix_sections(cells, found, matrix, asked, paper)
                 sections += _size_sections(cells, found, matrix, off)
-            except (UcipError, KeyError, TypeError, ValueError) as error:
+            except EXPECTED as error:
                 problems.append(Problem(f"tables of {matrix.text}", repr(error)))
-        rates = rate_sweep(cells, codec)
-        if rates.rows:
-            named = [_row(line, _tuned(cells, found, codec, *line[:2])) for line in rates.rows]
-            sections.append(_section(rates.title, [_table(rates, named)], named))
+        try:
+            sections += _rate_sections(cells, found, codec)
+        except EXPECTED as error:
+            problems.append(Problem(f"rates of {codec}", repr(error)))
     return sections, problems
+
+
+def _rate_sections(cells: Sequence[Finished], found: Found, codec: str) -> list[Section]:
+    rates = rate_sweep(cells, codec)
+    if not rates.rows:
+        return []
+    named = [_row(line, _tuned(cells, found, codec, *line[:2])) for line in rates.rows]
+    return [_section(rates.title, [_table(rates, named)], named)]
 
 
 def _finished(source: Source) -> Finished:
@@ -89,6 +101,11 @@ def _finished(source: Source) -> Finished:
     missing = [key for key in _NEEDED if key not in cell.config]
     if missing:
         raise DataError(f"its config lacks {', '.join(missing)}")
+    config = cell.config
+    not_none = () if config["method"] in UNTRAINED else ("base", "base_kind", "learning_rate")
+    for key, kinds in _NEEDED.items():
+        if not isinstance(config[key], kinds) or (config[key] is None and key in not_none):
+            raise DataError(f"its config says {key} is {config[key]!r}")
     if not cell.places and cell.config["evaluate_on"] != "validation":
         raise DataError("no row holds the scores of its images")
     return cell

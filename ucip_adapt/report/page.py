@@ -7,12 +7,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ucip_adapt import __version__
-from ucip_adapt.errors import UcipError
 from ucip_adapt.report.codecs import codecs_section, matched_section, rate_section, tiny_section
 from ucip_adapt.report.markup import Html, Row, Section, details, element, join, references, table
 from ucip_adapt.report.plain import plain_section
 from ucip_adapt.report.scores import base_section, methods_section, runs_section
-from ucip_adapt.report.sources import PAPER, Problem, Source
+from ucip_adapt.report.sources import EXPECTED, PAPER, Problem, Source
 
 __all__ = ["KINDS", "render", "sections_of"]
 
@@ -40,15 +39,6 @@ KINDS: Mapping[str, Callable[[Source], Section]] = MappingProxyType(
 _GROUPS = (
     *("Pictures", "Bases", "Experiments", "Ways of tuning", "Codecs", "Detection", "Data"),
     "Speed and memory",
-)
-_EXPECTED = (
-    UcipError,
-    KeyError,
-    IndexError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    ArithmeticError,
 )
 
 
@@ -81,7 +71,7 @@ def sections_of(sources: Sequence[Source], folder: Path) -> tuple[list[Section],
                 sections.append(KINDS[source.kind](source))
             elif source.kind not in ("cell", "paper"):
                 problems.append(Problem(source.name, f"unknown kind {source.kind!r}"))
-        except _EXPECTED as error:
+        except EXPECTED as error:
             problems.append(Problem(source.name, f"not of the form of {source.kind}: {error!r}"))
     if runs:
         sections.append(runs_section(runs))

@@ -17,6 +17,8 @@ from ucip_adapt.report.sources import Problem
 if TYPE_CHECKING:
     from PIL import Image
 
+    from ucip_adapt.imaging import Picture as FullPicture
+
 __all__ = ["Picture", "make_pictures", "picture_section", "read_pictures"]
 
 LARGEST_SUM = 1_800_000
@@ -24,7 +26,7 @@ LARGEST_SUM = 1_800_000
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _NAME = re.compile(r"(?P<codec>.+)-(?P<quality>\d+)")
-_WIDEST = 960
+_WIDEST, _HIGHEST = 960, 4096  # pixels; a WebP file has at most 16383
 _CROP = 40  # LQ pixels
 _IMAGE = "dog"  # of the embedded validation images: edges, hair and smooth parts in one crop
 
@@ -55,14 +57,15 @@ def read_pictures(folder: Path) -> tuple[list[Picture], list[Problem]]:
         folder: Folder with PNG, JPEG or WebP files.
 
     Returns:
-        The pictures, at most 960 pixels wide, and the files that could not be read.
+        The pictures, at most 960 pixels wide and 4096 high, upright and on white, and the files
+        that could not be read.
 
     Raises:
         DataError: If there is no such folder, or no picture in it.
     """
     if not folder.is_dir():
         raise DataError(f"--pictures {folder}: no such folder; 'make' makes pictures")
-    from PIL import Image
+    from ucip_adapt.imaging import read_picture
 
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
     if not paths:
@@ -70,18 +73,28 @@ def read_pictures(folder: Path) -> tuple[list[Picture], list[Problem]]:
     pictures, problems = [], []
     for path in paths:
         try:
-            with Image.open(path) as image:
-                image.draft("RGB", (_WIDEST, _WIDEST))
-                pixels = image.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            pixels = _shown(read_picture(path))
+        except UcipError as error:
             problems.append(Problem(path.name, f"no readable picture: {error}"))
             continue
-        if pixels.width > _WIDEST:
-            pixels = pixels.resize((_WIDEST, max(1, pixels.height * _WIDEST // pixels.width)))
+        pixels.thumbnail((_WIDEST, _HIGHEST))
         match = _NAME.fullmatch(path.stem)
         codec, quality = (match["codec"], int(match["quality"])) if match else (path.stem, None)
         pictures.append(Picture(codec, quality, _webp(pixels), pixels.size, path.name))
     return pictures, problems
+
+
+def _shown(picture: FullPicture) -> Image.Image:
+    """8 bits on a white ground: a page has no other."""
+    import numpy as np
+    from PIL import Image
+
+    planes = np.broadcast_to(picture.colour, (*picture.colour.shape[:2], 3)).astype(np.float32)
+    levels = 2**picture.depth - 1
+    if picture.alpha is not None:
+        opaque = picture.alpha[..., None].astype(np.float32) / levels
+        planes = opaque * planes + (1 - opaque) * levels
+    return Image.fromarray(np.rint(planes * 255 / levels).astype(np.uint8))
 
 
 def make_pictures(adapters: Sequence[str] = ()) -> tuple[list[Picture], list[Problem]]:

@@ -13,10 +13,21 @@ from typing import Any
 
 from ucip_adapt.errors import DataError, UcipError
 
-__all__ = ["PAPER", "Problem", "Source", "read_sources"]
+__all__ = ["EXPECTED", "PAPER", "Problem", "Source", "read_sources"]
 
 PAPER = "paper.json"
 """The paper's own numbers, which are no run of ours and have another form."""
+
+EXPECTED = (
+    UcipError,
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+)
+"""What a file of another form than its kind's may raise: it is then named, not shown."""
 
 _LARGEST_FILE = 20_000_000
 

@@ -143,7 +143,10 @@ def push_suite(built: BuiltSuite, repo_id: str, *, private: bool = False) -> str
         DataError: If the Hub says no.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is httpx's
+        HfHubHTTPError,
+        HTTPError,
+    )
 
     write_suite_card(built)
     try:
@@ -158,7 +161,7 @@ def push_suite(built: BuiltSuite, repo_id: str, *, private: bool = False) -> str
             allow_patterns=["README.md", "suite.json", "data/*/*.parquet"],
             ignore_patterns=_KEPT_OUT,
         )
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except (HTTPError, HfHubHTTPError, OSError, ValueError) as error:
         raise DataError(
             f"cannot upload {built.folder} to {repo_id}: {error}. The folder itself is complete"
         ) from error
