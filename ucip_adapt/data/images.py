@@ -70,18 +70,20 @@ def walk_images(folder: str | os.PathLike[str]) -> Iterator[str]:
     root = os.fspath(folder)
     if not Path(root).is_dir():
         raise DataError(f"no folder '{root}'")
-    waiting, seen, empty = [""], set[tuple[int, int]](), True
-    while waiting:
-        inner = waiting.pop()
+    # Each folder counts once, under its own name where it has one inside: links come last, by name.
+    waiting, links, seen, empty = [""], list[str](), set[tuple[int, int]](), True
+    while waiting or links:
+        links.sort(reverse=True)
+        inner = waiting.pop() if waiting else links.pop()
         try:
             state = os.stat(os.path.join(root, inner))
-            if (place := (state.st_dev, state.st_ino)) in seen:  # a link to a folder above
+            if (place := (state.st_dev, state.st_ino)) in seen:
                 continue
             seen.add(place)
             with os.scandir(os.path.join(root, inner)) as entries:
                 for entry in entries:
                     if entry.is_dir():
-                        waiting.append(f"{inner}{entry.name}/")
+                        (links if entry.is_symlink() else waiting).append(f"{inner}{entry.name}/")
                     elif _is_image(entry):
                         empty = False
                         yield f"{inner}{entry.name}"
