@@ -112,6 +112,7 @@ def tune(
         *("--codec", cfg.codec, "--pretrained_model_name_or_path", cfg.base),
         *("--train_data_dir", images, "--max_train_steps", str(steps)),
         *("--learning_rate", f"{rate:g}", "--output_dir", str(folder)),
+        *("--loss", "l1"),  # the only one when the first base was measured
         *(("--data", str(cfg.data)) if cfg.data else ()),
     ]
     log = folder.with_name(folder.name + ".log")

@@ -1,6 +1,6 @@
 """Train a base UCIP on compressed images, with prompts or without.
 
-    accelerate launch recipes/pretrain_base.py --config recipes/configs/pretrain_base/tiny.toml
+    accelerate launch recipes/pretrain_base.py --config recipes/configs/pretrain_base/tiny-1.toml
 
 leaves a folder in the Hub's layout: config.json, model.safetensors, a card, results.json. A second
 stage starts from the first one's folder (``--pretrained_model_name_or_path``) with a fresh

@@ -1,6 +1,6 @@
 """Train the network that tells a codec by its traces in pixels.
 
-    python recipes/train_detector.py --train_data_dir CID22 embedded --output_dir runs/detector
+    python recipes/train_detector.py --train_data_dir DATA/train/CID22 --output_dir runs/detector
 
 leaves detector.safetensors and results.json. Measuring the images takes nearly all of the time;
 what was measured is kept in OUTPUT_DIR/features, and taken from there the next time.

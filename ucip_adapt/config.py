@@ -263,7 +263,8 @@ def _read_flags(
     parser = StrictParser(
         separator="_",
         prog=prog or None,
-        description=description,
+        description=description.replace("``", ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # example commands keep their lines
         epilog="Flags may be written with hyphens as well. A flag wins over the file.",
         argument_default=argparse.SUPPRESS,
     )

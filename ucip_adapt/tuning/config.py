@@ -40,9 +40,9 @@ class DynamicPromptConfig(PeftConfig):
     Attributes:
         codec: Name of the codec that the adapter was trained for.
         qualities: The codec's quality settings seen in training.
-        trainable_set: Which of the base's parameters the adapter replaces: ``"basis"``, ``"dpm"``,
-            ``"dpm+offset"`` or ``"dpm+offset+spade"``; see
-            :data:`~ucip_adapt.tuning.params.TRAINABLE_SETS`.
+        trainable_set: Which of the base's parameters the adapter replaces: ``"basis"``, the prompts
+            alone; ``"dpm"``, also the layers that choose and mix them; ``"dpm+offset"``, also those
+            that turn them into sampling offsets; ``"dpm+offset+spade"``, also the modulation.
         trainable_blocks: ``"all"`` PTMBs, or the ``"last:N"``.
         target_modules: Names or name endings of the modules to replace, among those of the
             trainable set; None is all of them.
