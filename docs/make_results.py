@@ -33,6 +33,7 @@ from ucip_adapt.experiments.ledger import Ledger
 from ucip_adapt.experiments.plan import current, planned_config
 from ucip_adapt.experiments.statistics import spread
 from ucip_adapt.experiments.sweeps import (
+    against,
     forgetting,
     pareto,
     points,
@@ -202,7 +203,14 @@ def gain_over_size() -> str:
     if matrix is None or not found:
         return NOTHING if matrix else "The experiments ask for none."
     text = shown(pareto(found, matrix, count_of(matrix)))
+    text += beside_prompts(matrix)
     return f"![Gain over the base by size of the file](results_pareto.svg)\n\n{text}"
+
+
+def beside_prompts(matrix: Matrix) -> str:
+    """Every way of tuning less row iv, where there are several."""
+    table = against(cells(), matrix)
+    return f"\n\n{shown(table)}" if len(table.rows) > 1 else ""
 
 
 def forgotten() -> str:
@@ -231,7 +239,8 @@ def other_codecs() -> str:
         for matrix in matrices(planned(), codec) if codec not in TABLE_3 else ():
             found = points(cells(), matrix)
             table = pareto(found, matrix, count_of(matrix))
-            texts.append(shown(table) if found else f"**{table.title}**\n\n{NOTHING}")
+            more = beside_prompts(matrix)
+            texts.append(shown(table) + more if found else f"**{table.title}**\n\n{NOTHING}")
     return "\n\n".join(texts) or "The experiments ask for none."
 
 

@@ -7,6 +7,7 @@ import synthetic_cells as made
 
 from ucip_adapt.experiments.compare import Finished
 from ucip_adapt.experiments.sweeps import (
+    against,
     forgetting,
     pareto,
     points,
@@ -50,6 +51,35 @@ def test_front():
     assert line["bytes"] == "64,000"
     assert line["gain, dB [95 %]"].startswith("+0.300 [")
     assert (line["higher"], line["front"], line["validation, dB"]) == ("4", "yes", "+0.150")
+
+
+def test_pairs_tell_apart_what_gains_do_not():
+    """Both gains swing with the picture by far more than they differ; on each picture one leads."""
+    swing = {"noise": 0.5, "row": "iv"}
+    cells = [
+        base(),
+        sized("dpm+offset", 64_000, 0.30, **swing),
+        sized("lora", 60_000, 0.33, **swing),
+        sized("dpm", 5_000, 0.20, **swing),
+        sized("everything", 1_300_000, 0.5, row="iii"),
+    ]
+    [matrix] = matrices([cell.config for cell in cells], "webp")
+    gains = {point.method: point.gain.overall for point in points(cells, matrix)}
+    assert gains["lora"].low < gains["dpm+offset"].high
+    lines = [
+        dict(zip(against(cells, matrix).header, row, strict=True))
+        for row in against(cells, matrix).rows
+    ]
+    assert [(line["method"], line["bytes"]) for line in lines] == [
+        ("dpm", "5,000"),
+        ("lora", "60,000"),
+    ]
+    assert [line["dB [95 %]"] for line in lines] == [
+        "-0.100 [-0.100, -0.100]",
+        "+0.030 [+0.030, +0.030]",
+    ]
+    assert [(line["higher"], line["lower"]) for line in lines] == [("0", "4"), ("4", "0")]
+    assert against(cells[:1] + cells[2:], matrix).rows == ()
 
 
 def test_without_the_base_there_is_no_gain():

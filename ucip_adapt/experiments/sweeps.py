@@ -19,7 +19,9 @@ from ucip_adapt.experiments.tables import (
 )
 
 __all__ = [
+    "PROMPTS",
     "Point",
+    "against",
     "forgetting",
     "pareto",
     "points",
@@ -27,6 +29,9 @@ __all__ = [
     "rates_in_columns",
     "rates_over_codecs",
 ]
+
+PROMPTS = "dpm+offset"
+"""What row iv trains at this size, and what other ways of tuning are compared with."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,35 @@ def pareto(found: Sequence[Point], matrix: Matrix, count: str = "") -> Table:
     )
     title = f"Gain over size: {matrix.text}{'; ' if count else ''}{count}"
     return Table(title, header, lines, note)
+
+
+def against(cells: Sequence[Finished], matrix: Matrix, reference: str = PROMPTS) -> Table:
+    """Every way of tuning less one of them, image by image: what their own gains cannot tell.
+
+    Two gains over the base may have wide intervals that overlap because pictures differ, and yet
+    one be ahead on nearly every picture.
+
+    Args:
+        cells: Finished cells, also of other tables.
+        matrix: What the cells share.
+        reference: The way that the others are compared with.
+
+    Returns:
+        A row for each other way that has a seed in common with it, by size; none without it.
+    """
+    own, base = _tuned_and_base(cells, matrix)
+    places = places_of({"i": base}, matrix.codec)
+    lines = []
+    for method, runs in sorted(own.items(), key=lambda item: _bytes_of(item[1])):
+        if method == reference or reference not in own:
+            continue
+        found = difference(runs, own[reference], places)
+        if found is not None:
+            lines.append((method, f"{_bytes_of(runs):,}", *difference_cells(found)))
+    header = ("method", "bytes", "dB [95 %]", "by seed", "seeds", "SSIM", "at least")
+    note = f"Each less {reference}, on the same images. Columns as in the summary."
+    title = f"Against {reference}: {matrix.text}"
+    return Table(title, (*header, "higher", "tie", "lower"), tuple(lines), note)
 
 
 def forgetting(

@@ -16,7 +16,7 @@ from ucip_adapt.report.sources import EXPECTED, PAPER, Problem, Source
 
 # The classes below are only loaded with the sections: they bring torch along.
 from ucip_adapt.experiments.compare import UNTRAINED, Finished  # isort: skip
-from ucip_adapt.experiments.sweeps import forgetting, pareto, points, rate_sweep
+from ucip_adapt.experiments.sweeps import PROMPTS, against, forgetting, pareto, points, rate_sweep
 from ucip_adapt.experiments.tables import (
     Matrix,
     Table,
@@ -174,7 +174,10 @@ def _size_sections(
         ]
         plot = xy_plot(series, x="bytes of the file", y="gain over the base, dB", log_x=True)
         lines = [_row(line, by_method[line[0]]) for line in whole.rows]
-        sections.append(_section(whole.title, [plot, _table(whole, lines)], lines))
+        paired = against(cells, matrix)
+        others = [_row(line, [*by_method[line[0]], *by_method[PROMPTS]]) for line in paired.rows]
+        tables = [_table(whole, lines), *([_table(paired, others)] if others else [])]
+        sections.append(_section(whole.title, [plot, *tables], [*lines, *others]))
     lost = forgetting(cells, matrix, switched_off=_switched_off(off) if off else None)
     if lost.rows:
         beside = [off] if off else []
