@@ -169,7 +169,9 @@ def test_the_code_of_the_page_runs(
     assert len(code) >= 3
     scope: dict[str, object] = {}
     for block in code:
-        exec(block, scope)  # noqa: S102
+        # The tests' adapters are of a small base, which they cannot name.
+        ours = block.replace('"ucip-tiny"', '"base"').replace("0.3)", '0.3, base="base")')
+        exec(ours, scope)  # noqa: S102
 
 
 def test_the_table_of_the_page_is_fresh() -> None:
