@@ -458,6 +458,35 @@ def test_stored_streams_fill_a_slot_where_the_images_have_them(
         assert "; here hevc-x265 fills the slot of hm." in (tmp_path / "b/README.md").read_text()
 
 
+def test_stored_streams_of_the_data_folder(tmp_path, capsys, monkeypatch):
+    from ucip_adapt.assets import image_folder
+    from ucip_adapt.codecs import CODECS, streams
+
+    stored = streams.embedded_streams()
+    (tmp_path / "none").mkdir()
+    lines = (stored / "index.csv").read_text().splitlines(keepends=True)
+    others = [line for line in lines if ",dog," not in line]
+    (tmp_path / "none" / "index.csv").write_text("".join(others))
+    monkeypatch.setattr(streams, "embedded_streams", lambda: tmp_path / "none")
+    monkeypatch.setitem(CODECS, "hm", CODECS["hm"])  # put back afterwards
+    monkeypatch.delenv("UCIP_DATA", raising=False)
+    shutil.copytree(stored, tmp_path / "data" / "reference_streams")
+    suite = tmp_path / "hm.toml"
+    suite.write_text(HM_SUITE)
+    (tmp_path / "hr").mkdir()
+    shutil.copy(image_folder("validation") / "dog.webp", tmp_path / "hr")
+    words = ["build-suite", "--suite", str(suite), "--hr", str(tmp_path / "hr"), "--workers", "0"]
+    out = ["--out", str(tmp_path / "out")]
+    if not CODECS["hm"].available().ok:
+        assert main([*words, *out, "--strict"]) == 2
+        assert "hm" in capsys.readouterr().err
+    assert main([*words, *out, "--strict", "--data", str(tmp_path / "data")]) == 0
+    assert [row["codec"] for row in rows_of(tmp_path / "out")] == ["hm", "hm"]
+    (tmp_path / "data" / "reference_streams" / "index.csv").write_text("damaged")
+    assert main([*words, "--out", str(tmp_path / "b"), "--data", str(tmp_path / "data")]) == 2
+    assert "index" in capsys.readouterr().err
+
+
 def test_a_setting_of_which_nothing_could_be_coded_is_an_error(build, tmp_path, monkeypatch):
     from ucip_adapt.suites import worker
 

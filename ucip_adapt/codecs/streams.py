@@ -386,18 +386,16 @@ def use_streams_of(rgb: NDArray[np.uint8], data_root: Path | None) -> list[str]:
         []
     """
     digest = _sha256(rgb)
-    found = []
-    for name, reference in REFERENCE.items():
-        try:
-            indexes = open_streams(name, _folders(data_root)).indexes
-        except DataError:  # none of this codec
-            continue
+    indexes = [StreamIndex(folder) for folder in _folders(data_root)]
+    found = [
+        name
+        for name, reference in REFERENCE.items()
         if any(
             index.find(reference.software, quality, digest)
             for index in indexes
             for quality in reference.spec.qualities
-        ):
-            found.append(name)
+        )
+    ]
     use_streams(found, data_root)
     return found
 
