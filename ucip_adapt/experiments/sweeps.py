@@ -152,8 +152,8 @@ def pareto(found: Sequence[Point], matrix: Matrix, count: str = "") -> Table:
     return Table(title, header, lines, note)
 
 
-def against(cells: Sequence[Finished], matrix: Matrix, reference: str = PROMPTS) -> Table:
-    """Every way of tuning less one of them, image by image: what their own gains cannot tell.
+def against(cells: Sequence[Finished], matrix: Matrix) -> Table:
+    """Every way of tuning less :data:`PROMPTS`, image by image: what their own gains cannot tell.
 
     Two gains over the base may have wide intervals that overlap because pictures differ, and yet
     one be ahead on nearly every picture.
@@ -161,7 +161,6 @@ def against(cells: Sequence[Finished], matrix: Matrix, reference: str = PROMPTS)
     Args:
         cells: Finished cells, also of other tables.
         matrix: What the cells share.
-        reference: The way that the others are compared with.
 
     Returns:
         A row for each other way that has a seed in common with it, by size; none without it.
@@ -170,14 +169,14 @@ def against(cells: Sequence[Finished], matrix: Matrix, reference: str = PROMPTS)
     places = places_of({"i": base}, matrix.codec)
     lines = []
     for method, runs in sorted(own.items(), key=lambda item: _bytes_of(item[1])):
-        if method == reference or reference not in own:
+        if method == PROMPTS or PROMPTS not in own:
             continue
-        found = difference(runs, own[reference], places)
+        found = difference(runs, own[PROMPTS], places)
         if found is not None:
             lines.append((method, f"{_bytes_of(runs):,}", *difference_cells(found)))
     header = ("method", "bytes", "dB [95 %]", "by seed", "seeds", "SSIM", "at least")
-    note = f"Each less {reference}, on the same images. Columns as in the summary."
-    title = f"Against {reference}: {matrix.text}"
+    note = f"Each less {PROMPTS}, on the same images. Columns as in the summary."
+    title = f"Against {PROMPTS}: {matrix.text}"
     return Table(title, (*header, "higher", "tie", "lower"), tuple(lines), note)
 
 
