@@ -206,3 +206,20 @@ def test_paper_json_is_the_table(data_root):
             if r["codec"] == codec
         }
         assert paper_cells(ROOT / "results" / "paper.json", codec) == own
+
+
+def test_a_mean_over_cells_weighs_a_set_by_its_qualities():
+    """Two qualities of one set and one of another: three cells, each a third."""
+    places = [Place("webp", "Set5", 10), Place("webp", "Set5", 20), Place("webp", "Set14", 10)]
+    gain = {"Set5": 0.3, "Set14": 0.9}
+
+    def finished(method, gains):
+        record = made.cell(method, row="iv" if gains else "i")
+        for row in record["scores"]["rows"]:
+            more = gains.get(row["dataset"], 0.0)
+            row["psnr_db_images"] = [value + more for value in row["psnr_db_images"]]
+        return Finished.from_record(record)
+
+    found = difference([finished("dpm", gain)], [finished("base", {})], places)
+    assert found.overall.mean == pytest.approx((0.3 + 0.3 + 0.9) / 3, abs=1e-6)
+    assert found.seeds.mean == pytest.approx(found.overall.mean, abs=1e-6)
