@@ -118,7 +118,9 @@ def main(cfg: Options) -> dict[str, Any]:
     )
     accelerator.register_for_checkpointing(guard)
     critical = ("pretrained_model_name_or_path", "codec", "qualities", "trainable")
-    checkpoints = make_checkpoints(cfg, accelerator, critical=critical)
+    checkpoints = make_checkpoints(
+        cfg, accelerator, critical=critical, base_fingerprint=base.fingerprint
+    )
     step = resume_run(cfg, accelerator, checkpoints, optimizer)
     compute_loss = LOSSES[cfg.loss]
     clock.lap("data")

@@ -163,7 +163,9 @@ def main(cfg: Options) -> dict[str, Any]:
         "trainable_blocks",
         "peft_method",
     )
-    checkpoints = make_checkpoints(cfg, accelerator, critical=critical)
+    checkpoints = make_checkpoints(
+        cfg, accelerator, critical=critical, base_fingerprint=base.fingerprint
+    )
     step = resume_run(cfg, accelerator, checkpoints, optimizer)
     compute_loss = LOSSES[cfg.loss]
     clock.lap("data")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -231,6 +232,22 @@ def test_r9_changed_options_are_listed(run, copy, changes, listed):
         assert caught.match(pattern)
     assert caught.match("accept the change by --force")
     assert str(caught.value).count(" in the checkpoint, ") == len(listed)
+
+
+def test_r9_another_base_of_the_same_name(run, world, copy):
+    """The frozen part is in no checkpoint: the adapter would name a base that is not its own."""
+    folder = copy(1)
+    path = Path(world.bases["prompted"]) / "model.safetensors"
+    before = path.read_bytes()
+    other = UCIP.from_pretrained(world.bases["prompted"])
+    with torch.no_grad():
+        next(other.parameters()).add_(0.01)
+    other.save_pretrained(path.parent)
+    try:
+        with pytest.raises(CheckpointError, match=r"base_fingerprint: .* in the checkpoint"):
+            run("tune_prompts", folder, resume_from_checkpoint="latest")
+    finally:
+        path.write_bytes(before)
 
 
 def test_r9_force_accepts_them(run, copy):

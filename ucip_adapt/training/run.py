@@ -307,7 +307,11 @@ def training_loader(
 
 
 def make_checkpoints(
-    cfg: TrainingOptions, accelerator: Accelerator, *, critical: Sequence[str] = ()
+    cfg: TrainingOptions,
+    accelerator: Accelerator,
+    *,
+    critical: Sequence[str] = (),
+    base_fingerprint: str | None = None,
 ) -> Checkpoints:
     """Checkpoints under ``OUTPUT_DIR/checkpoints``, of the trained parameters only.
 
@@ -315,13 +319,15 @@ def make_checkpoints(
         cfg: The options.
         accelerator: The run's accelerator, after ``prepare``.
         critical: Options of the recipe, besides the common ones, that a resumed run must share.
+        base_fingerprint: Of the base, whose name may stand for other weights by then; its frozen
+            parameters are in no checkpoint. None where all parameters are.
     """
     return Checkpoints(
         accelerator,
         cfg.output_dir / "checkpoints",
         total_limit=cfg.checkpoints_total_limit,
-        run_config=to_dict(cfg),
-        critical_keys=[*_CRITICAL, *critical],
+        run_config={**to_dict(cfg), "base_fingerprint": base_fingerprint},
+        critical_keys=[*_CRITICAL, *critical, "base_fingerprint"],
         on_write_error=cfg.checkpoint_errors,
         save_trainable_only=True,
     )
