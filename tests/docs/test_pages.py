@@ -193,6 +193,25 @@ def test_every_promise_names_tests_that_exist() -> None:
             assert not test or f"def {test}(" in source, f"{number}: no {test} in {file}"
 
 
+def is_slow(file: str, test: str) -> bool:
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    (found,) = [function for function in functions if function.name == test]
+    return "pytest.mark.slow" in map(ast.unparse, found.decorator_list)
+
+
+def test_promises_without_a_short_form_are_named() -> None:
+    table = rows(page("reliability"))
+    short = {
+        number
+        for number, _, tests in table
+        for file, test in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", tests)
+        if not test or not is_slow(file, test)
+    }
+    (said,) = re.findall(r"(R\d+) and (R\d+), which start launchers", page("reliability"))
+    assert {row[0] for row in table} - short == set(said)
+
+
 # -- links ---------------------------------------------------------------------------------------
 
 

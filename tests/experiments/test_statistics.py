@@ -42,6 +42,15 @@ def test_interval_of_few_images_is_that_of_all_draws():
     assert (found.low, found.high) == pytest.approx(tuple(exact), abs=1e-9)
 
 
+def test_sets_of_equal_size_are_drawn_apart():
+    """BSD100 and Urban100 have as many images each, which have nothing to do with each other."""
+    values = np.array([0.0, 1.0, 5.0])
+    draws = [np.mean(draw) for draw in itertools.product(values, repeat=3)]
+    exact = np.quantile([a - b for a in draws for b in draws], [0.1, 0.9], method="inverted_cdf")
+    found = bootstrap_sets([values, -values], [1, 1], level=0.8, resamples=60_000)
+    assert (2 * found.low, 2 * found.high) == pytest.approx(tuple(exact), abs=1e-9)
+
+
 def test_interval_is_fixed():
     # Literal values: the stream of draws must not change with the library.
     found = bootstrap(np.sqrt(np.arange(14)) - 2, resamples=500)

@@ -1,5 +1,6 @@
 """Publish, pull, tag and load adapters over a Hub on localhost (R20, R21)."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -138,8 +139,14 @@ def test_a_wrong_token_uploads_nothing(hub, client):
     assert hub.repos == {}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", ["cut", "flip", "503 once"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "cut",
+        pytest.param("flip", marks=pytest.mark.slow),
+        pytest.param("503 once", marks=pytest.mark.slow),
+    ],
+)
 def test_interrupted_and_corrupted_downloads(hub, client, tmp_path, fault):
     _put(hub, "user/ucip-webp")
     hub.faults["adapter_model.safetensors"] = fault
@@ -183,25 +190,46 @@ def test_publishing_without_a_network_is_one_line(monkeypatch, capsys):
     assert "The folder itself is complete" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_without_a_network_the_message_comes_at_once(client):
+@pytest.fixture
+def silent():
+    """The address of somebody who never answers, not even with a refusal."""
+    with socket.socket() as server, contextlib.ExitStack() as held:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(20):  # fill the queue of those who wait to be accepted
+            caller = held.enter_context(socket.socket())
+            caller.settimeout(0.3)
+            try:
+                caller.connect(server.getsockname())
+            except TimeoutError:
+                break
+        else:
+            pytest.skip("this system lets any number of connections wait")
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("setting", ["HF_ENDPOINT", "HF_HUB_OFFLINE"])
+def test_without_a_network_the_message_comes_at_once(client, silent, setting):
     code = (
         "import time, ucip_adapt, huggingface_hub\n"
         "from ucip_adapt.errors import UcipError\n"
         "import ucip_adapt.upscaler\n"
-        "start = time.monotonic()\n"
-        "try:\n"
-        "    ucip_adapt.load('user/ucip-webp')\n"
-        "except UcipError as error:\n"
-        "    print(time.monotonic() - start, error)\n"
+        "taken = []\n"
+        "for _ in range(3):\n"  # a busy machine may hold up one of them
+        "    start = time.monotonic()\n"
+        "    try:\n"
+        "        ucip_adapt.load('user/ucip-webp')\n"
+        "    except UcipError as error:\n"
+        "        message = error\n"
+        "        taken.append(time.monotonic() - start)\n"
+        "print(min(taken), message)\n"
     )
-    # 192.0.2.0/24 is kept free for documentation: nobody answers there.
-    for extra in ({"HF_ENDPOINT": "http://192.0.2.1:9"}, {"HF_HUB_OFFLINE": "1"}):
-        done = client(code=code, **extra)
-        assert done.returncode == 0, done.stderr
-        seconds, _, message = done.stdout.partition(" ")
-        assert "is not in the cache" in message
-        assert float(seconds) < 20, "huggingface_hub itself gives up after 24 s"
+    value = {"HF_ENDPOINT": silent, "HF_HUB_OFFLINE": "1"}[setting]
+    done = client(code=code, **{setting: value})
+    assert done.returncode == 0, done.stderr
+    seconds, _, message = done.stdout.partition(" ")
+    assert "is not in the cache" in message
+    assert float(seconds) < 2, "huggingface_hub itself gives up after 24 s"
 
 
 def test_verify_sees_a_changed_byte_and_another_base(tmp_path, capsys):

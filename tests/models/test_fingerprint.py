@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 
@@ -35,6 +36,38 @@ def test_survives_a_cast(lively, dtype):
     assert model.to(dtype).fingerprint == before
     assert model.fingerprint == before
     assert model.float().fingerprint == before
+
+
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_loaded_base_that_is_cast_at_once_is_that_base(lively, tmp_path, copied, dtype):
+    """Nobody has asked for its identity before the cast."""
+    lively("nano").save_pretrained(tmp_path)
+    before = UCIP.from_pretrained(tmp_path).fingerprint
+    model = UCIP.from_pretrained(tmp_path)
+    if copied:
+        model = copy.deepcopy(model)
+    assert model.to(dtype).fingerprint == before
+    assert copy.deepcopy(model).fingerprint == before  # its own values are others by now
+    assert copy.deepcopy(model).float().fingerprint == before
+
+
+def test_a_copy_shares_nothing_and_is_another_base_once_changed(lively):
+    model = lively("nano")
+    before = model.fingerprint
+    copied = copy.deepcopy(model)
+    assert not {id(p) for p in model.parameters()} & {id(p) for p in copied.parameters()}
+    with torch.no_grad():
+        copied.norm.bias.add_(1)
+    assert copied.half().fingerprint != before == model.fingerprint
+
+
+def test_a_copy_of_a_changed_base_is_another_base(lively):
+    model = lively("nano")
+    before = model.fingerprint
+    with torch.no_grad():
+        model.norm.bias.add_(1)
+    assert copy.deepcopy(model).half().fingerprint != before
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ucip_adapt import UCIP, UCIPConfig
-from ucip_adapt.errors import UnknownNameError
+from ucip_adapt.errors import ConfigError, UnknownNameError
 from ucip_adapt.models import upscale_windows
 from ucip_adapt.models.token_mixer import OffsetLayer, TokenMixer
 
@@ -163,6 +163,16 @@ def test_bfloat16_autocast_is_close_to_float32(lively):
             found = model(lq)
     error = (found.float() - expected).std() / expected.std()
     assert error < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("window", [None, 8])
+def test_weights_of_half_precision_are_refused_with_what_to_do(lively, dtype, window):
+    model, lq = lively("nano").eval().to(dtype), torch.rand(1, 3, 9, 12)
+    for image in (lq, lq.to(dtype)):
+        with pytest.raises(ConfigError, match=rf"{dtype}.*model.float\(\).*torch.autocast\('cpu'"):
+            model.upscale(image, window=window)
+    assert model.float().upscale(lq, window=window).isfinite().all()
 
 
 def test_count_of_trainable_parameters():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,8 @@ class Fingerprinted(nn.Module):
     The values are hashed at each request, so that no way of changing them is missed. Values that
     differ from the last request only because the tensors were cast keep the identity: the dtypes
     are others then, while the tensors and their version counters, which PyTorch raises with every
-    change in place, are the same. A trained or merged base is another base.
+    change in place, are the same. A copy has what it was copied from. A trained or merged base is
+    another base.
 
     Example:
         >>> from ucip_adapt import UCIP
@@ -90,11 +92,8 @@ class Fingerprinted(nn.Module):
     @property
     def fingerprint(self) -> str:
         """Identity of weights and function: :func:`fingerprint_of` before any cast."""
-        tensors = self.base_tensors()
-        ordered = [tensors[name] for name in sorted(tensors)]
-        content = fingerprint_of(tensors, self.config)
-        dtypes = tuple(value.dtype for value in ordered)
-        versions = tuple((id(value), value._version) for value in ordered)
+        content = fingerprint_of(self.base_tensors(), self.config)
+        dtypes, versions = self._dtypes(), self._versions()
         identity = content
         if self._seen is not None:
             cast = dtypes != self._seen.dtypes and versions == self._seen.versions
@@ -102,3 +101,24 @@ class Fingerprinted(nn.Module):
                 identity = self._seen.identity
         self._seen = _Seen(identity, content, dtypes, versions)
         return identity
+
+    def remember_fingerprint(self, content: str) -> None:
+        """Note :func:`fingerprint_of` the values as they are now, which a caller has just asked."""
+        self._seen = _Seen(content, content, self._dtypes(), self._versions())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copy as any object is copied; the copied tensors are known for those they come from."""
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        if self._seen is not None and self._seen.versions == self._versions():
+            copied._seen = self._seen._replace(versions=copied._versions())
+        return copied
+
+    def _dtypes(self) -> tuple[torch.dtype, ...]:
+        return tuple(value.dtype for _, value in sorted(self.base_tensors().items()))
+
+    def _versions(self) -> tuple[tuple[int, int], ...]:
+        """Identity and version counter of each tensor, in the order of names."""
+        ordered = sorted(self.base_tensors().items())
+        return tuple((id(value), value._version) for _, value in ordered)

@@ -13,7 +13,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ucip_adapt.errors import unknown_name
+from ucip_adapt.errors import ConfigError, unknown_name
 from ucip_adapt.models.config import SCALE, UCIPConfig
 from ucip_adapt.models.fingerprint import Fingerprinted
 from ucip_adapt.models.folding import needs_graph
@@ -155,6 +155,7 @@ class UCIP(
 
         Raises:
             ValueError: If the input is not ``(B, 3, H, W)``, or is a single pixel.
+            ConfigError: If the weights were cast to less than 32 bits.
         """
         if lq.dim() != 4 or lq.shape[1] != 3:
             raise ValueError(f"lq must have shape (B, 3, H, W), got {tuple(lq.shape)}")
@@ -162,6 +163,12 @@ class UCIP(
             raise ValueError(
                 f"lq is {lq.shape[2]} x {lq.shape[3]} pixels: a single pixel has no statistics to "
                 "normalise by; UCIP.upscale repeats the edge of such small images"
+            )
+        if (dtype := next(self.parameters()).dtype).itemsize < 4:
+            raise ConfigError(
+                f"the network's weights are {dtype}, in which offsets and statistics would lose "
+                "digits: keep them in float32 (model.float()), and for speed run the network under "
+                f"torch.autocast({lq.device.type!r}, {dtype})"
             )
         shallow = self.embed(lq.contiguous(memory_format=torch.channels_last))
         # A no-op, but for an image that is a permuted (H, W, 3) array: its batch stride makes the
