@@ -30,14 +30,16 @@ from ucip_adapt.codecs.learned.presets import Distortion, get_preset
 from ucip_adapt.codecs.learned.scoring import score_codec
 from ucip_adapt.codecs.learned.starting import start_from
 from ucip_adapt.codecs.learned.weights import save_codec
-from ucip_adapt.config import option, run_recipe
+from ucip_adapt.config import option, run_recipe, unused
 from ucip_adapt.data import load_eval_set
 from ucip_adapt.data.benchmarks import data_root
 from ucip_adapt.errors import ConfigError
+from ucip_adapt.models.sampling import Sampler
 from ucip_adapt.training.atomic import sha256_of
 from ucip_adapt.training.collective import finish_training
 from ucip_adapt.training.ema import EMA
 from ucip_adapt.training.guard import GuardedStep, check_finite
+from ucip_adapt.training.losses import Loss
 from ucip_adapt.training.options import TrainingOptions
 from ucip_adapt.training.results import run_record, write_results
 from ucip_adapt.training.run import (
@@ -73,6 +75,12 @@ class Options(TrainingOptions):
     patch_size: int = option(64, "Side of a training crop.", unit="pixels", minimum=48)
     ema_decay: float | None = option(0.999, "Decay of the averaged weights that are kept.")
     log_steps: int = option(200, "Print rates and distortions every so many steps.", minimum=1)
+    suite_dir: Path | None = unused(None, "a codec learns from clean images")
+    gradient_accumulation_steps: int = unused(1, "a codec makes a step of every batch")
+    loss: Loss = unused("psnr", "a codec has its own, of bits and --codec's distortion")
+    sampler: Sampler | None = unused(None, "a codec fetches no tokens")
+    gradient_checkpointing: bool = unused(False, "a codec keeps its activations")
+    validation_steps: int = unused(0, "a codec is measured at the end only")
 
     @property
     def rate(self) -> float:
@@ -80,28 +88,9 @@ class Options(TrainingOptions):
         return 1e-3 if self.learning_rate is None else self.learning_rate
 
 
-NOT_USED = {
-    "suite_dir": "a codec learns from clean images",
-    "gradient_accumulation_steps": "a codec makes a step of every batch",
-    "loss": "a codec has its own, of bits and --codec's distortion",
-    "sampler": "a codec fetches no tokens",
-    "gradient_checkpointing": "a codec keeps its activations",
-    "validation_steps": "a codec is measured at the end only",
-}
-"""Options of every training run that have no meaning here, and why."""
-
-
-def refuse_unused(cfg: Options) -> None:
-    """Refuse options that would be recorded and not followed."""
-    for field in dataclasses.fields(cfg):
-        if field.name in NOT_USED and getattr(cfg, field.name) != field.default:
-            raise ConfigError(f"--{field.name}: {NOT_USED[field.name]}; leave it out")
-
-
 def resolve_defaults(cfg: Options) -> Options:
     """Fill in what the codec decides."""
     preset = get_preset(cfg.codec)
-    refuse_unused(cfg)
     adversarial = preset.adversarial if cfg.adversarial is None else cfg.adversarial
     if adversarial and cfg.start_from is None:
         raise ConfigError(

@@ -34,7 +34,7 @@ from ucip_adapt._argv import StrictParser
 from ucip_adapt._values import check_hint, check_range, from_text, from_toml, unwrap_optional
 from ucip_adapt.errors import ConfigError, UcipError, unknown_name
 
-__all__ = ["option", "parse_config", "required", "run_recipe", "to_dict"]
+__all__ = ["option", "parse_config", "required", "run_recipe", "to_dict", "unused"]
 
 T = TypeVar("T")
 _METADATA_KEY = "ucip_adapt.option"
@@ -50,6 +50,7 @@ class _Meta:
     minimum: float | None
     maximum: float | None
     flag_only: bool = False
+    unused: str = ""
 
 
 def option(
@@ -116,6 +117,35 @@ def required(
     return dataclasses.field(metadata={_METADATA_KEY: meta})
 
 
+def unused(default: T, reason: str) -> T:
+    """Redeclare an inherited option that has no meaning in the derived class.
+
+    ``--help`` leaves it out; a value other than the default is an error that gives the reason,
+    where otherwise it would be recorded and not followed.
+
+    Args:
+        default: The only value.
+        reason: Why there is nothing to choose.
+
+    Returns:
+        A dataclass field, as :func:`option`.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Options:
+        ...     seed: int = option(0, "Seed.")
+        >>> @dataclass(frozen=True)
+        ... class Derived(Options):
+        ...     seed: int = unused(0, "nothing is drawn")
+        >>> parse_config(Derived, ["--seed", "7"], prog="demo")
+        Traceback (most recent call last):
+            ...
+        ucip_adapt.errors.ConfigError: --seed: nothing is drawn; leave it out
+    """
+    meta = _Meta("", "", None, None, unused=reason)
+    return dataclasses.field(default=default, metadata={_METADATA_KEY: meta})
+
+
 def parse_config(cls: type[T], argv: Sequence[str], *, prog: str = "", description: str = "") -> T:
     """Fill an options class from defaults, a TOML file and flags; the later of the three wins.
 
@@ -124,7 +154,7 @@ def parse_config(cls: type[T], argv: Sequence[str], *, prog: str = "", descripti
     ``--help`` prints every option and leaves with ``SystemExit(0)``.
 
     Args:
-        cls: A frozen dataclass whose fields are made by :func:`option` and :func:`required`.
+        cls: A frozen dataclass of fields by :func:`option`, :func:`required` or :func:`unused`.
             Types: int, float, str, bool, Path, Literal, ``tuple[X, ...]`` of these, ``X | None``.
         argv: Command line without the program's name.
         prog: Program's name for ``--help``.
@@ -135,7 +165,8 @@ def parse_config(cls: type[T], argv: Sequence[str], *, prog: str = "", descripti
 
     Raises:
         ConfigError: If a flag or key is unknown (the nearest and all known are named), a value
-            has the wrong type or range, a required one is missing, or the file cannot be read.
+            has the wrong type or range, a required one is missing, an unused one is set, or the
+            file cannot be read.
 
     Example:
         >>> @dataclass(frozen=True)
@@ -158,6 +189,9 @@ def parse_config(cls: type[T], argv: Sequence[str], *, prog: str = "", descripti
         sources[name] = f"--{name}"
         values[name] = from_text(text, hints[name], sources[name])
     for name, value in values.items():
+        reason = _meta(fields[name]).unused
+        if reason and value != fields[name].default:
+            raise ConfigError(f"{sources[name]}: {reason}; leave it out")
         check_range(value, _meta(fields[name]).minimum, _meta(fields[name]).maximum, sources[name])
     for name, field in fields.items():
         if name not in values and field.default is dataclasses.MISSING:
@@ -277,7 +311,7 @@ def _read_flags(
 def _add_flag(
     parser: argparse.ArgumentParser, name: str, field: dataclasses.Field[Any], hint: object
 ) -> None:
-    text = _describe(field).replace("%", "%%")
+    text = argparse.SUPPRESS if _meta(field).unused else _describe(field).replace("%", "%%")
     inner, _ = unwrap_optional(hint)
     if inner is bool:
         parser.add_argument(f"--{name}", nargs="?", const="true", metavar="true|false", help=text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -181,10 +182,28 @@ def test_the_exit_code_tells_clean_leaking_and_unreadable(
     assert str(tmp_path) not in text
 
 
-def test_folders_that_cannot_be_told_apart_or_are_missing_are_errors(
+def test_folders_of_one_name_are_told_apart_by_their_parents(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["a/x/HR", "b/x/HR", "b/other"]
+    for name in names:
+        shutil.copytree(folders[0], tmp_path / name)
+    found = next(folders[1].glob("*.png"))
+    Image.open(found).save(tmp_path / "b/x/HR/copy.bmp")
+    report = tmp_path / "report.json"
+    train = [str(tmp_path / name) for name in names]
+    assert main(["leaks", "--train", *train, "--test", str(folders[1]), "--out", str(report)]) == 1
+    assert "b/x/HR/copy.bmp" in capsys.readouterr().out
+    text = report.read_text(encoding="utf-8")
+    counts = json.loads(text)["config"]["pictures"]["train"]
+    assert counts == {"a/x/HR": 2, "b/x/HR": 3, "other": 2}
+    assert str(tmp_path) not in text
+
+
+def test_folders_that_are_given_twice_or_are_missing_are_errors(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["leaks", "--train", str(folders[0]), str(folders[0]), "--test", "x"]) == 2
-    assert "two folders are called 'train'" in capsys.readouterr().err
+    assert "the folder 'train' is given twice" in capsys.readouterr().err
     assert main(["leaks", "--train", "embedded", "--test", str(tmp_path / "no")]) == 2
     assert "there is no such folder" in capsys.readouterr().err

@@ -146,15 +146,30 @@ def _read(
 
     files: list[tuple[str, Path]] = []
     counts: dict[str, int] = {}
-    for name in names:
-        folder, label = _folder(name, root, side)
-        if label in counts:
-            raise ConfigError(f"--{side}: two folders are called '{label}'")
+    for folder, label in _labelled([_folder(name, root, side) for name in names], side):
         paths = list_images(folder)
         counts[label] = len(paths)
         files += [(f"{label}/{path.relative_to(folder).as_posix()}", path) for path in paths]
     pictures, unreadable = read_pictures(files)
     return pictures, counts, unreadable
+
+
+def _labelled(folders: list[tuple[Path, str]], side: str) -> list[tuple[Path, str]]:
+    """Folders with what reports call them: of folders of one name, as many parents as tell them."""
+    places = [folder.resolve() for folder, _ in folders]
+    labels = [label for _, label in folders]
+    for index, place in enumerate(places):
+        if place in places[:index]:
+            raise ConfigError(f"--{side}: the folder '{labels[index]}' is given twice")
+    depth = 1
+    while len(set(labels)) < len(labels):
+        depth += 1
+        alike = {label for label in labels if labels.count(label) > 1}
+        labels = [
+            "/".join(place.parts[-depth:]).lstrip("/") if label in alike else label
+            for label, place in zip(labels, places, strict=True)
+        ]
+    return [(folder, label) for (folder, _), label in zip(folders, labels, strict=True)]
 
 
 def _folder(name: str, root: Path | None, side: str) -> tuple[Path, str]:

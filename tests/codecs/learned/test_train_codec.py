@@ -155,6 +155,16 @@ def test_an_option_of_networks_is_refused(train, tmp_path, flag, message):
     assert not list(tmp_path.iterdir())
 
 
+def test_help_offers_no_option_that_is_refused(recipe, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        parse_config(recipe.Options, ["--help"])
+    text = capsys.readouterr().out
+    assert "--learning_rate FLOAT" in text
+    for name in ("sampler", "loss", "suite_dir", "validation_steps", "gradient_accumulation_steps"):
+        assert f"--{name} " not in text
+    assert "gradient_checkpointing" not in text
+
+
 def test_as_they_are_anyway_they_pass(recipe):
     flags = ["--gradient_accumulation_steps=1", "--loss=psnr", "--sampler=none"]
     cfg = recipe.resolve_defaults(parse_config(recipe.Options, flags))
