@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import pickle
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from ucip_adapt import UCIP
 from ucip_adapt.models.fingerprint import fingerprint_of
@@ -50,6 +52,52 @@ def test_a_loaded_base_that_is_cast_at_once_is_that_base(lively, tmp_path, copie
     assert model.to(dtype).fingerprint == before
     assert copy.deepcopy(model).fingerprint == before  # its own values are others by now
     assert copy.deepcopy(model).float().fingerprint == before
+
+
+def test_a_pickled_copy_of_a_cast_base_is_that_base(lively):
+    model = lively("nano")
+    before = model.fingerprint
+    assert pickle.loads(pickle.dumps(model.half())).fingerprint == before  # noqa: S301 - our own
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_merged_base_is_another_base_also_after_a_cast(lively, tmp_path, dtype, asked):
+    """PEFT merges through .data, which raises no version counter."""
+    lively("nano").save_pretrained(tmp_path)
+    model = UCIP.from_pretrained(tmp_path)
+    before = UCIP.from_pretrained(tmp_path).fingerprint
+    if asked:
+        assert model.fingerprint == before
+    config = LoraConfig(r=2, target_modules=["proj"], init_lora_weights=False)
+    merged = get_peft_model(model, config).merge_and_unload()
+    assert merged.to(dtype).fingerprint != before
+
+
+def test_works_under_inference_mode(lively, tmp_path):
+    lively("nano").save_pretrained(tmp_path)
+    before = UCIP.from_pretrained(tmp_path).fingerprint
+    with torch.inference_mode():
+        model = UCIP.from_pretrained(tmp_path)
+        assert model.fingerprint == copy.deepcopy(model).half().fingerprint == before
+
+
+def test_casting_a_part_or_a_wrapper_keeps_or_loses_it_as_documented(lively):
+    model = lively("nano")
+    before = model.fingerprint
+    assert torch.nn.Sequential(model).half()[0].fingerprint == before
+    other = lively("nano")
+    other.blocks.half()
+    assert other.fingerprint != before
+
+
+def test_networks_without_values_move(lively):
+    with torch.device("meta"):
+        model = UCIP(lively("nano").config)
+    assert model.half().embed.weight.dtype == torch.float16
+    filled = model.float().to_empty(device="cpu")
+    filled.load_state_dict(lively("nano").state_dict())
+    assert filled.fingerprint == lively("nano").fingerprint
 
 
 def test_a_copy_shares_nothing_and_is_another_base_once_changed(lively):

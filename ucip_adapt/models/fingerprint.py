@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,23 +41,19 @@ def fingerprint_of(tensors: Mapping[str, Tensor], config: UCIPConfig) -> str:
     return digest.hexdigest()
 
 
-class _Seen(NamedTuple):
-    """What the base looked like when its identity was last asked for."""
+class _Cast(NamedTuple):
+    """A base whose values were cast: what it was before, and the hash of its values since."""
 
     identity: str
     content: str
-    dtypes: tuple[torch.dtype, ...]
-    versions: tuple[tuple[int, int], ...]
 
 
 class Fingerprinted(nn.Module):
     """Mixin for :class:`~ucip_adapt.models.UCIP`: an identity that survives casts and adapters.
 
-    The values are hashed at each request, so that no way of changing them is missed. Values that
-    differ from the last request only because the tensors were cast keep the identity: the dtypes
-    are others then, while the tensors and their version counters, which PyTorch raises with every
-    change in place, are the same. A copy has what it was copied from. A trained or merged base is
-    another base.
+    The values are hashed at each request, so that no way of changing them is missed: a trained or
+    merged base is another base. Casting the network (``half()``, ``to(dtype)``) notes the hash of
+    the cast values, which keep the identity as long as nothing else changes them; so do copies.
 
     Example:
         >>> from ucip_adapt import UCIP
@@ -73,7 +68,7 @@ class Fingerprinted(nn.Module):
     """
 
     config: UCIPConfig
-    _seen: _Seen | None = None
+    _cast: _Cast | None = None
     _base_keys: frozenset[str] | None = None
 
     def base_tensors(self) -> dict[str, Tensor]:
@@ -93,32 +88,21 @@ class Fingerprinted(nn.Module):
     def fingerprint(self) -> str:
         """Identity of weights and function: :func:`fingerprint_of` before any cast."""
         content = fingerprint_of(self.base_tensors(), self.config)
-        dtypes, versions = self._dtypes(), self._versions()
-        identity = content
-        if self._seen is not None:
-            cast = dtypes != self._seen.dtypes and versions == self._seen.versions
-            if cast or content == self._seen.content:
-                identity = self._seen.identity
-        self._seen = _Seen(identity, content, dtypes, versions)
-        return identity
+        if self._cast is not None and content == self._cast.content:
+            return self._cast.identity
+        return content
 
-    def remember_fingerprint(self, content: str) -> None:
-        """Note :func:`fingerprint_of` the values as they are now, which a caller has just asked."""
-        self._seen = _Seen(content, content, self._dtypes(), self._versions())
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What all casts and moves of a module go through, those of modules around it too."""
+        tensors = self.base_tensors()
+        if any(value.is_meta for value in tensors.values()):
+            return self._applied(fn, recurse)  # there are no values yet
+        identity, dtypes = self.fingerprint, [value.dtype for value in tensors.values()]
+        applied = self._applied(fn, recurse)
+        tensors = self.base_tensors()
+        if [value.dtype for value in tensors.values()] != dtypes:
+            self._cast = _Cast(identity, fingerprint_of(tensors, self.config))
+        return applied
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Copy as any object is copied; the copied tensors are known for those they come from."""
-        copied = type(self).__new__(type(self))
-        memo[id(self)] = copied
-        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        if self._seen is not None and self._seen.versions == self._versions():
-            copied._seen = self._seen._replace(versions=copied._versions())
-        return copied
-
-    def _dtypes(self) -> tuple[torch.dtype, ...]:
-        return tuple(value.dtype for _, value in sorted(self.base_tensors().items()))
-
-    def _versions(self) -> tuple[tuple[int, int], ...]:
-        """Identity and version counter of each tensor, in the order of names."""
-        ordered = sorted(self.base_tensors().items())
-        return tuple((id(value), value._version) for _, value in ordered)
+    def _applied(self, fn: Callable[[Tensor], Tensor], recurse: bool) -> Self:
+        return cast(Self, super()._apply(fn, recurse))  # type: ignore[no-untyped-call]

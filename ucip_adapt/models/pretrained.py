@@ -156,7 +156,6 @@ def load_weights(model: UCIP, path: Path) -> None:
         )
     with torch.no_grad():
         model.load_state_dict(tensors)
-    model.remember_fingerprint(found)
 
 
 def check_tensors(
