@@ -44,6 +44,15 @@ def test_planes_are_what_a_slow_loop_gives(bits: int, size: tuple[int, int]) -> 
                 assert abs(plane[row, column] - min(scale * mean, 2**bits - 1)) <= 0.5 + 1e-9
 
 
+def test_a_view_of_a_picture_has_the_planes_of_its_copy() -> None:
+    """Ties of rounding fall with the order of additions, and that must not be the memory's."""
+    rgb = np.random.default_rng(0).integers(0, 256, (96, 80, 3), dtype=np.uint8)
+    for view in (np.asfortranarray(rgb), rgb.transpose(1, 0, 2), rgb[::-1, ::-1]):
+        expected, found = to_planes(np.array(view, order="C"), bits=8), to_planes(view, bits=8)
+        for one, other in ((found.y, expected.y), (found.cb, expected.cb), (found.cr, expected.cr)):
+            assert np.array_equal(one, other)
+
+
 @pytest.mark.parametrize("bits", [8, 10])
 def test_pixels_are_what_a_slow_loop_gives(bits: int) -> None:
     random = np.random.default_rng(bits)

@@ -92,6 +92,9 @@ def to_planes(rgb: NDArray[np.uint8], *, bits: int) -> Planes:
     """
     height, width = rgb.shape[:2]
     tall, wide = padded_size(height, width)
+    # Sums go in the order of the memory, and ties of rounding with them: a turned view of a picture
+    # is to give the planes, and the stream, that its copy gives.
+    rgb = np.ascontiguousarray(rgb)
     padded = np.pad(rgb, ((0, tall - height), (0, wide - width), (0, 0)), mode="edge")
     red, green, blue = np.moveaxis(padded.astype(np.float64), -1, 0)
     y = 0.299 * red + 0.587 * green + 0.114 * blue

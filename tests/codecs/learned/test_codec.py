@@ -152,6 +152,23 @@ def test_threads_change_nothing_and_come_back(codec, picture):
     assert torch.get_num_threads() == 2
 
 
+def test_what_a_training_sets_changes_nothing_and_comes_back(codec, lr):
+    """Some processors round factors to bfloat16 under these settings."""
+    image = lr[:64, :64]
+    expected = codec.encode(image, 3)
+    pixels = codec.decode(expected)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", torch.bfloat16):
+            assert codec.encode(image, 3) == expected
+            assert np.array_equal(codec.decode(expected), pixels)
+            assert torch.is_autocast_enabled("cpu")
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_the_fingerprint_names_the_weights(codec):
     print_ = codec.fingerprint()
     assert print_["weights_sha256"] == hashlib.sha256(codec.path.read_bytes()).hexdigest()

@@ -143,8 +143,10 @@ class RangeWriter:
         Raises:
             CodecError: If a value does not fit 16 bits.
         """
-        if values.size and int(np.abs(values).max()) > _LARGEST_VALUE:
-            raise CodecError(f"a latent of {np.abs(values).max()} steps cannot be coded")
+        low, high = int(values.min(initial=0)), int(values.max(initial=0))
+        # Not by np.abs: that of the lowest integer, which NaN becomes, is negative.
+        if low < -_LARGEST_VALUE or high > _LARGEST_VALUE:
+            raise CodecError(f"latents of {low} to {high} steps cannot be coded")
         for number, places in _by_table(numbers):
             own, reach = values[places], self._tables.reach(number)
             outside = np.abs(own) > reach

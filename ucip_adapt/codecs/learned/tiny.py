@@ -83,7 +83,7 @@ class TinyCodec:
             "library": "torch",
             "version": metadata.version("torch"),
             "encoder": f"constriction {metadata.version('constriction')}",
-            "options": {"threads": 1},
+            "options": {"threads": 1, "matmul_precision": "highest"},
             "weights_sha256": self._sha256(),
         }
 
@@ -98,7 +98,7 @@ class TinyCodec:
             CodecError: If the codec is not available, or the image cannot be coded.
             ConfigError: If there is no such rate.
         """
-        from ucip_adapt.codecs.learned.coding import single_thread
+        from ucip_adapt.codecs.learned.coding import fixed_arithmetic
 
         self.spec.check_quality(quality)
         check_rgb(rgb, self.spec.name)
@@ -109,7 +109,7 @@ class TinyCodec:
                 f"{height} x {width}"
             )
         coder, sha256 = self._coder()
-        with single_thread():
+        with fixed_arithmetic():
             payload = coder.encode(rgb, quality - 1)
         return pack(Header(self.spec.name, quality, width, height), payload, sha256)
 
@@ -129,12 +129,12 @@ class TinyCodec:
         Raises:
             CodecError: If the stream is damaged, or made by another codec or other weights.
         """
-        from ucip_adapt.codecs.learned.coding import single_thread
+        from ucip_adapt.codecs.learned.coding import fixed_arithmetic
 
         coder, sha256 = self._coder()
         header, payload = unpack(stream, self.spec.name, sha256)
         self.spec.check_quality(header.rate)
-        with single_thread():
+        with fixed_arithmetic():
             return coder.decode(payload, header.rate - 1, header.height, header.width)
 
     def roundtrip(self, rgb: NDArray[np.uint8], quality: int) -> Degraded:
