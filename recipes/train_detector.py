@@ -9,6 +9,7 @@ what was measured is kept in OUTPUT_DIR/features, and taken from there the next 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from ucip_adapt.codecs import get_codec
 from ucip_adapt.codecs.pillow import PillowCodec
 from ucip_adapt.config import option, run_recipe
 from ucip_adapt.data import ArrayCache, Setting, bicubic_down4, default_cache_dir, list_images
+from ucip_adapt.data.cache import file_digest
 from ucip_adapt.data.degrade import compress_lr, read_gt, require_codec
 from ucip_adapt.detection.features import feature_names, traces_of
 from ucip_adapt.detection.pixels import FORMAT_VERSION, load_detector
@@ -192,15 +194,16 @@ def collect(cfg: Options) -> Samples:
     kept = cfg.output_dir / "features"
     kept.mkdir(parents=True, exist_ok=True)
     parts = []
+    what = repr((CODECS, feature_names()))
     for place, path in enumerate(tqdm(paths, unit="image")):
-        file = kept / f"{path.stem}.npz"
         seed = cfg.seed * 100_000 + place
+        # By all that decides the features: images of one name are different ones elsewhere.
+        key = hashlib.sha256(f"{file_digest(path)} {seed} {what}".encode()).hexdigest()
+        file = kept / f"{key[:24]}.npz"
         if not file.is_file():
-            np.savez(file.with_suffix(".part.npz"), **measure(path, seed, cache), seed=seed)  # type: ignore[arg-type]
+            np.savez(file.with_suffix(".part.npz"), **measure(path, seed, cache))  # type: ignore[arg-type]
             file.with_suffix(".part.npz").replace(file)
         with np.load(file) as stored:
-            if stored["seed"] != seed or stored["features"].shape[1] != len(feature_names()):
-                raise DataError(f"{file} is of other images or features: remove {kept}")
             parts.append({key: stored[key] for key in ("features", "codec", "level")})
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     return Samples(

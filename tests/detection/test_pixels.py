@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 from safetensors.numpy import load_file, save_file
 
 from ucip_adapt.assets import detector_file
@@ -71,6 +72,39 @@ def test_any_size_from_16_pixels_has_finite_features(pictures):
             assert np.isfinite(features).all()
             assert 0 <= detect_pixels(image).confidence <= 1
     assert detect_pixels(pictures[0][:15]).reason == "too small to tell from its pixels"
+
+
+@pytest.mark.parametrize("side", [20, 47])
+def test_of_small_pictures_nothing_is_said(pictures, side):
+    assert detect_pixels(pictures[0][:side]).reason == "too small to tell from its pixels"
+
+
+def test_of_drawings_nothing_is_said(pictures):
+    steps = np.linspace(0, 255, 120).astype(np.uint8)
+    across = np.broadcast_to(steps[None, :, None], (80, 120, 3))
+    text = Image.new("RGB", (260, 180), "white")
+    draw = ImageDraw.Draw(text)
+    draw.fontmode = "1"  # without grey edges
+    for y in range(4, 180, 12):
+        draw.text((4, y), "the quick brown fox jumps over the lazy dog", "black")
+    drawings = {
+        "all rows are alike": [across, np.zeros((64, 64, 3), np.uint8)],
+        "all columns are alike": [across.transpose(1, 0, 2)],
+        "they have 2 colours": [np.array(text)],
+        "every pixel is repeated": [
+            np.repeat(np.repeat(image, times, axis=0), times, axis=1)
+            for image in pictures[:2]
+            for times in (2, 3, 4)
+        ],
+    }
+    for reason, images in drawings.items():
+        for image in images:
+            found = detect_pixels(image)
+            assert found.codec is None
+            assert found.reason == f"its pixels are no photograph's: {reason}"
+    for image in pictures:  # the coarsest of photographs are looked at all the same
+        for name, quality in (("jpeg", 5), ("webp", 5), ("gif", 16)):
+            assert "photograph" not in detect_pixels(coded(image, name, quality)).reason
 
 
 def test_a_large_picture_is_looked_at_in_four_windows_on_its_grid():

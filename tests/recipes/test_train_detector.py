@@ -1,13 +1,13 @@
 """The detector's recipe: from images to a file that the package reads."""
 
-import numpy as np
+import shutil
+
 import pytest
 from PIL import Image
 
 from ucip_adapt.assets import image_folder
 from ucip_adapt.data import list_images, read_rgb
 from ucip_adapt.detection.pixels import load_detector
-from ucip_adapt.errors import DataError
 
 
 @pytest.fixture
@@ -27,10 +27,10 @@ def test_it_learns_writes_and_repeats_itself(recipes, folder, tmp_path, monkeypa
     monkeypatch.setattr(recipe, "NAMES", tuple(few))
     monkeypatch.setattr(recipe, "RANGES", {"jpeg": (5, 20), "webp": (5, 20)})
 
-    def run(name):
+    def run(name, *folders):
         return recipe.main(
             recipe.Options(
-                train_data_dir=(str(folder),),
+                train_data_dir=tuple(map(str, folders or (folder,))),
                 max_train_steps=60,
                 hidden=8,
                 cache_dir=tmp_path / "cache",
@@ -47,9 +47,17 @@ def test_it_learns_writes_and_repeats_itself(recipes, folder, tmp_path, monkeypa
     again = run("b")  # another folder: everything is measured anew
     assert again["scores"] == record["scores"]
     assert (tmp_path / "b" / "detector.safetensors").read_bytes() == file.read_bytes()
-    kept = tmp_path / "a" / "features"
-    with np.load(kept / "0.npz") as stored:
-        changed = {**stored, "seed": 99}
-    np.savez(kept / "0.npz", **changed)
-    with pytest.raises(DataError, match="of other images or features"):
-        run("a")
+    # In the same folder nothing is measured again, unless an image or a setting is another.
+    looked = []
+    measure = recipe.measure
+    monkeypatch.setattr(recipe, "measure", lambda *a: looked.append(a[0].name) or measure(*a))
+    assert run("a")["scores"] == record["scores"]
+    assert looked == []
+    turned = Image.open(folder / "3.png").rotate(180)
+    turned.save(folder / "3.png")
+    run("a")
+    assert looked == ["3.png"]
+    twin = folder.parent / "twin"
+    shutil.copytree(folder, twin)
+    run("c", folder, twin)  # names that are there twice
+    assert len(list((tmp_path / "c" / "features").iterdir())) == 10

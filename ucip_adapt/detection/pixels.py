@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ucip_adapt.assets import detector_file
 from ucip_adapt.detection.detection import Detection
-from ucip_adapt.detection.features import MIN_SIDE, Traces, feature_names, traces_of, windows_of
+from ucip_adapt.detection.features import Traces, feature_names, traces_of, windows_of
 from ucip_adapt.errors import DataError
 from ucip_adapt.formats import check_format_version
 
@@ -26,6 +26,8 @@ __all__ = ["FORMAT_VERSION", "PixelDetector", "detect_pixels", "shipped_detector
 FORMAT_VERSION = "1.0"
 _LARGEST_FEATURE = 6.0  # in standard deviations: what is further off says no more
 _GOOD_FIT = 0.3
+_LEAST_SIDE = 48  # the training saw little below
+_FEW_COLOURS = 8
 
 
 @dataclass(frozen=True)
@@ -123,16 +125,39 @@ def detect_pixels(rgb: NDArray[np.uint8]) -> Detection:
 
     Returns:
         The codec where its probability reaches the detector's threshold; else none, and why. The
-        confidence is that of what is said: of a picture without traces, that there are none.
+        confidence is that of what is said: of a picture without traces, that there are none. Of
+        pictures under 48 pixels a side, and of drawings that no photograph can be, the confidence
+        is 0: they are not looked at.
 
     Example:
         >>> detect_pixels(np.zeros((8, 40, 3), np.uint8)).reason
         'too small to tell from its pixels'
     """
-    if min(rgb.shape[:2]) < MIN_SIDE:
+    if min(rgb.shape[:2]) < _LEAST_SIDE:
         return Detection(None, None, "too small to tell from its pixels", 0.0)
+    drawn = [_drawn(window) for window in windows_of(rgb)]
+    if all(drawn):
+        return Detection(None, None, f"its pixels are no photograph's: {drawn[0]}", 0.0)
     detector = shipped_detector()
     return detector.decide(*detector(rgb))
+
+
+def _drawn(rgb: NDArray[np.uint8]) -> str | None:
+    """Why these can be no pixels that a codec made of a photograph; None if they can.
+
+    The detector learnt from photographs. Exact edges and flats look like coarse quantisation.
+    """
+    repeats = []
+    for axis in (0, 1):
+        lines = np.moveaxis(rgb, axis, 0)
+        changes = np.flatnonzero((lines[1:] != lines[:-1]).any(axis=(1, 2)))
+        if not changes.size:
+            return "all rows are alike" if axis == 0 else "all columns are alike"
+        repeats.append(int(np.gcd.reduce(np.diff(changes))))
+    if min(repeats) > 1:  # 0, of a single edge, says nothing
+        return "every pixel is repeated"
+    colours = np.unique(rgb.reshape(-1, 3) @ np.array([1, 256, 65536]))
+    return f"they have {colours.size} colours" if colours.size <= _FEW_COLOURS else None
 
 
 @functools.cache
