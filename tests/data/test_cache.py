@@ -243,6 +243,16 @@ def test_the_folder_comes_from_the_environment(
     assert default_cache_dir() == Path.home() / ".cache" / "ucip_adapt"
 
 
+def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("UCIP_CACHE", raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    with pytest.raises(DataError, match=r"home directory\. Set UCIP_CACHE"):
+        default_cache_dir()
+
+
 def test_the_digest_of_a_file_is_its_sha256(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

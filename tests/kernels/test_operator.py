@@ -187,6 +187,14 @@ def test_export_of_the_operator():
     assert torch.equal(exported.module()(*other), Sample()(*other))
 
 
+def test_the_network_is_one_graph_to_a_compiler(lively_nano):
+    """Whether there is a kernel is asked once, and not traced."""
+    lq = torch.rand(1, 3, 12, 10).double()
+    compiled = torch.compile(lively_nano, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(lq), lively_nano(lq), rtol=0, atol=1e-9)
+
+
 def test_without_a_kernel_grid_computes_and_says_so_once(monkeypatch, caplog):
     monkeypatch.setattr(operator, "unavailable", lambda device: "there is no compiler here")
     monkeypatch.setattr(sampling, "_said", set())
@@ -220,6 +228,19 @@ def test_compiles_once_into_the_users_cache(empty_cache):
     found = deform_sample_1d(x, offset, axis="vertical", method="fused")
     expected = deform_sample_1d(x, offset, axis="vertical", method="gather")
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_a_user_without_a_home_folder(monkeypatch):
+    """As in containers that run under any user id."""
+
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(native.Path, "home", home)
+    native.load.cache_clear()
+    with pytest.raises(native.KernelError, match=r"home directory\. Set XDG_CACHE_HOME"):
+        native.load()
 
 
 def test_says_what_keeps_it_from_compiling(empty_cache, monkeypatch):

@@ -79,6 +79,13 @@ def test_an_unknown_protocol_is_an_error_that_names_the_known_ones(kind, tmp_pat
         kind(cache_dir=str(tmp_path))
 
 
+@pytest.mark.parametrize("kind", [UcipPsnr, UcipSsim])
+def test_no_images_are_an_error(kind, tmp_path) -> None:
+    metric = _metric(kind, "y-c4", tmp_path)
+    with pytest.raises(ValueError, match="there are no images to compare"):
+        metric.compute(predictions=[], references=[])
+
+
 def test_what_is_not_8_bit_rgb_is_refused_when_it_is_added(tmp_path) -> None:
     image = np.zeros((16, 16, 3), dtype=np.uint8)
     metric = _metric(UcipPsnr, "y-c0", tmp_path)

@@ -73,6 +73,7 @@ def test_a_frozen_convolution_keeps_no_image():
         nn.Conv2d(4, 4, 3, padding=1, stride=2, groups=4),
         nn.Conv2d(4, 4, 3, padding=1, dilation=2, groups=4),
         nn.Conv2d(4, 4, 4, padding=2, groups=4),
+        nn.Conv2d(4, 4, (1, 9), padding=(0, 4), groups=4),
         nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False),
         nn.Conv2d(4, 4, 3, padding=1, groups=4, padding_mode="reflect"),
     ],

@@ -53,6 +53,38 @@ def test_arrays_and_tensors_come_out_as_upscale_gives_them(lively, mode, size):
     assert np.mean(levels != to_uint8(expected)[0]) < 0.01
 
 
+@pytest.mark.parametrize("height", [1, 3, 7])
+def test_strips_of_low_images_end_with_the_image(lively, height):
+    """The head takes many strips, and padded rows fill the last of them."""
+    network, image = lively("nano"), noise(height, 300)
+    for memory in ("40MB", "44MB", "76MB", "200MB"):
+        try:
+            strips = list(upscale_rows(network, image, mode="exact", max_memory=memory))
+        except MemoryLimitError:
+            continue
+        assert sum(map(len, strips)) == 4 * height
+        found = upscale_large(network, image, mode="exact", max_memory=memory)
+        assert np.array_equal(np.concatenate(strips), found)
+    expected = to_uint8(network.upscale(tensor(image), window=None))[0]
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+def test_strips_leave_the_callers_autocast_as_it_is(lively):
+    network, image = lively("nano"), noise(40, 60)
+    expected = upscale_large(network, image, mode="exact")
+    with torch.autocast("cpu", torch.bfloat16):
+        rows = upscale_rows(network, image, mode="exact")
+        first = next(rows)
+        assert torch.is_autocast_enabled("cpu")
+    assert not torch.is_autocast_enabled("cpu")
+    assert np.array_equal(np.concatenate([first, *rows]), expected)  # computed in float32
+    with torch.autocast("cpu", torch.bfloat16):
+        rows = upscale_rows(network, image, mode="exact")
+        next(rows)
+    rows.close()
+    assert not torch.is_autocast_enabled("cpu")
+
+
 def test_images_of_a_batch_have_statistics_of_their_own(lively):
     network = lively("nano")
     lq = torch.rand(3, 3, 9, 10)
@@ -139,7 +171,7 @@ def test_too_little_memory_is_an_error_that_names_the_least_that_works(lively):
 def test_sizes_of_memory():
     assert parse_memory(" 4 gb") == 4 * 10**9
     assert parse_memory("1.5GiB") == 3 * 2**29
-    for wrong in ("", "4 parsecs", "-1GB", "0", "GB", "1e9"):
+    for wrong in ("", "4 parsecs", "-1GB", "0", "GB", "1e9", 400 * "9"):
         with pytest.raises(ConfigError, match="give a size such as '4GB'"):
             parse_memory(wrong)
 

@@ -177,6 +177,9 @@ def test_refuses_shapes_that_do_not_fit(axis, method):
     for shape in ((2, 2, 3, 5), (1, 2, 5, 3), (1, 3, 3, 5)):
         with pytest.raises(ValueError, match=r"x of shape \(1, 4, 3, 5\) and offset of shape"):
             deform_sample_1d(x, torch.zeros(shape), axis=axis, method=method)
+    for scalar in (torch.zeros(()), torch.zeros(4)):
+        with pytest.raises(ValueError, match=r"x and offset must be \(B, C, H, W\)"):
+            deform_sample_1d(x, scalar, axis=axis, method=method)
     with pytest.raises(UnknownNameError, match=r"unknown axis 'diagonal'.*horizontal, vertical"):
         deform_sample_1d(x, x, axis="diagonal", method=method)
     with pytest.raises(UnknownNameError, match=r"unknown sampling method 'grids'.*fused, gather"):

@@ -27,11 +27,17 @@ def default_cache_dir() -> Path:
     Returns:
         The folder, whether it exists or not.
 
+    Raises:
+        DataError: If UCIP_CACHE is not set and the user has no home folder.
+
     Example:
         >>> ArrayCache(default_cache_dir()).root == default_cache_dir()
         True
     """
-    return Path(os.environ.get("UCIP_CACHE") or Path.home() / ".cache" / "ucip_adapt")
+    try:
+        return Path(os.environ.get("UCIP_CACHE") or Path.home() / ".cache" / "ucip_adapt")
+    except RuntimeError as error:  # containers run under user ids that nobody has
+        raise DataError(f"no folder for decoded images: {error} Set UCIP_CACHE") from error
 
 
 def file_digest(path: Path) -> str:

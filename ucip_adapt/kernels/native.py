@@ -56,12 +56,18 @@ class _Shape(ctypes.Structure):
 def cache_folder() -> Path:
     """Where compiled kernels are kept: ``$XDG_CACHE_HOME/ucip_adapt/kernels``, else in ~/.cache.
 
+    Raises:
+        KernelError: If the user has no home folder.
+
     Example:
         >>> cache_folder().name
         'kernels'
     """
     root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "ucip_adapt" / "kernels"
+    try:
+        return (Path(root) if root else Path.home() / ".cache") / "ucip_adapt" / "kernels"
+    except RuntimeError as error:  # containers run under user ids that nobody has
+        raise KernelError(f"{error} Set XDG_CACHE_HOME") from error
 
 
 def _compiler() -> str:

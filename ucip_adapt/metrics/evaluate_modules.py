@@ -152,6 +152,8 @@ class UcipSsim(_ImageMetric):
 
 
 def _summary(name: str, values: list[float], protocol: str) -> dict[str, Any]:
+    if not values:
+        raise ValueError("there are no images to compare: add predictions and references first")
     # fsum rounds once, so that the mean does not depend on which process held which image.
     mean = math.fsum(values) / len(values)
     return {name: mean, "num_images": len(values), "protocol": protocol}

@@ -19,9 +19,12 @@ __all__ = ["depthwise", "is_depthwise", "pays"]
 _QUICK = 3
 """Columns of a kernel whose weight gradient oneDNN computes quickly."""
 
+_WIDEST = 7
+"""Columns of a kernel whose pieces still meet an image of a single column."""
+
 
 def is_depthwise(conv: nn.Conv2d) -> bool:
-    """Whether :func:`depthwise` knows a convolution: one kernel per channel, sizes kept.
+    """Whether :func:`depthwise` knows a convolution: one small kernel per channel, sizes kept.
 
     Example:
         >>> is_depthwise(nn.Conv2d(4, 4, 5, padding=2, groups=4))
@@ -36,6 +39,7 @@ def is_depthwise(conv: nn.Conv2d) -> bool:
         and conv.padding == (height // 2, width // 2)
         and conv.padding_mode == "zeros"
         and height % 2 == width % 2 == 1
+        and width <= _WIDEST
         and conv.bias is not None
     )
 

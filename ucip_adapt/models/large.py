@@ -279,10 +279,11 @@ def _rows(
         )
     else:
         folder = Path(temp_dir) if temp_dir is not None else Path(tempfile.gettempdir())
-        strips = exact_rows(_network(model), read, plan, folder, report)
+        strips = _without_autocast(exact_rows(_network(model), read, plan, folder, report), like)
     done = 0
     for strip in strips:
-        rows = strip[:, :, : SCALE * height - done, : SCALE * width]
+        # Of a low image the strips below its last row are padding alone.
+        rows = strip[:, :, : max(SCALE * height - done, 0), : SCALE * width]
         done += strip.shape[2]
         if plan.mode != "exact":
             report(done / (SCALE * plan.height))
@@ -291,10 +292,23 @@ def _rows(
     report(1.0)
 
 
+def _without_autocast(strips: Iterator[Tensor], like: Tensor) -> Iterator[Tensor]:
+    """The same strips, made without autocast; between them the caller's own setting holds."""
+    while True:
+        # Not around the whole loop: a generator that waits, or is dropped, would leave it behind.
+        with torch.autocast(like.device.type, enabled=False):
+            strip = next(strips, None)
+        if strip is None:
+            return
+        yield strip
+
+
 def exact_rows(
     network: UCIP, read: ReadRows, plan: LargePlan, folder: Path, report: Progress
 ) -> Iterator[Tensor]:
-    """The forward pass of a whole image, not clipped, over strips; call it under ``no_grad``.
+    """The forward pass of a whole image, not clipped, over strips.
+
+    Call it under ``no_grad`` and without autocast.
 
     Args:
         network: The network.
@@ -322,10 +336,7 @@ def exact_rows(
         done += share
         report(min(done / total, 1.0))
 
-    with (
-        Store(plan.memory_map_bytes, folder, like.dtype, like.device) as store,
-        torch.autocast(like.device.type, enabled=False),
-    ):
+    with Store(plan.memory_map_bytes, folder, like.dtype, like.device) as store:
         body = Body(
             network,
             read,

@@ -107,6 +107,10 @@ def deform_sample_axes(
 def _sample(x: Tensor, offset: Tensor, axes: Sequence[Axis], method: Sampler) -> Sequence[Tensor]:
     if method not in _METHODS:
         raise unknown_name("sampling method", method, _METHODS)
+    if x.dim() != 4 or offset.dim() != 4:
+        raise ValueError(
+            f"x and offset must be (B, C, H, W), not {tuple(x.shape)} and {tuple(offset.shape)}"
+        )
     # Not divmod: sizes may be symbols of an export.
     groups, rest = offset.shape[1] // len(axes), offset.shape[1] % len(axes)
     fits = x.shape[0] == offset.shape[0] and x.shape[2:] == offset.shape[2:]
@@ -248,11 +252,19 @@ class _GridSample(torch.autograd.Function):
         return total.view(x.shape).to(x.dtype), offset_gradient, None
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _problem_of(device_type: str) -> str | None:
+    """What :func:`operator.unavailable` says; compilers take it as it is instead of tracing it."""
+    from ucip_adapt.kernels import operator
+
+    return operator.unavailable(device_type)
+
+
 def _sample_fused(x: Tensor, offset: Tensor, axes: Sequence[Axis]) -> Sequence[Tensor]:
     # Registers the operator, so it is imported only where it is asked for.
     from ucip_adapt.kernels import operator
 
-    problem = operator.unavailable(x.device.type)
+    problem = _problem_of(x.device.type)
     if problem is not None:
         _say_once(problem)
         return _sample_grid(x, offset, axes)

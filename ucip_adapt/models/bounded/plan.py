@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -132,9 +133,10 @@ def parse_memory(text: str | int) -> int:
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*", str(text))
     unit = _UNITS.get(found[2].upper()) if found else None
-    if found is None or unit is None or (size := int(float(found[1]) * unit)) <= 0:
+    size = float(found[1]) * unit if found and unit else 0.0
+    if not 1 <= size < math.inf:
         raise ConfigError(f"max_memory={text!r}: give a size such as '4GB', '512MB' or '2GiB'")
-    return size
+    return int(size)
 
 
 def plan_large(
@@ -180,7 +182,7 @@ def plan_large(
         raise unknown_name("mode", str(mode), get_args(LargeMode))
     limit = parse_memory(max_memory)
     room = limit - output_bytes
-    if mode == "tiles" or (mode == "auto" and (tile or config.window)):
+    if mode == "tiles" or (mode == "auto" and (tile is not None or config.window)):
         return _plan_tiles(config, height, width, room, output_bytes, mode, tile, itemsize)
     whole = whole_bytes(config, 1, height, width, itemsize)
     if mode == "whole" or (mode == "auto" and whole <= room):
@@ -288,7 +290,7 @@ def _plan_tiles(
         side = config.window
         stride = config.window_stride or max(5 * side // 6, 1)
     else:
-        side = tile or _TILE
+        side = _TILE if tile is None else tile
         while tile is None and side > _LEAST_TILE and peak(side) > room:
             side -= 32
         if side <= _OVERLAP:
