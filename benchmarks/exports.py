@@ -31,7 +31,7 @@ from torch.export import Dim, ExportedProgram
 
 import ucip_adapt
 
-BASE = "ucip-tiny-v1"
+BASE = "ucip-tiny-v3"
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 OPSET = 18
 

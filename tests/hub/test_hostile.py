@@ -95,6 +95,28 @@ def test_the_recorded_sums_name_only_files_of_the_folder(hostile, opened, capsys
     assert [path for path in opened if "secret" in path or path.startswith("/etc/host")] == []
 
 
+def test_a_list_too_deep_or_a_name_too_long_is_no_crash(hostile, capsys):
+    folder = hostile()
+    (folder / "results.json").write_text('{"files":' + 200_000 * "[" + 200_000 * "]" + "}")
+    assert main(["adapters", "verify", str(folder)]) == 1
+    assert "cannot be read" in capsys.readouterr().out
+    (folder / "results.json").write_text(json.dumps({"files": {300 * "a": "0" * 64}}))
+    assert main(["adapters", "verify", str(folder)]) == 1
+    assert "the file is missing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", [10**400, float("nan"), float("inf"), "much", None])
+def test_gains_that_are_no_numbers_are_left_out(hostile, value, capsys):
+    folder = hostile()
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["metrics"] = {"psnr_db": {"a": {"adapter": value, "base": 1.5}, "b": {"base": 1}}}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    assert main(["adapters", "show", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["gains"] == {}
+    assert main(["adapters", "show", str(folder)]) == 0
+    assert "none recorded" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("files", [["a"], "a", 3])
 def test_sums_of_another_form_are_no_crash(hostile, files, capsys):
     folder = hostile()
@@ -149,6 +171,22 @@ def test_a_folder_with_files_is_not_pulled_into(tmp_path, capsys):
     assert "is not an empty folder; give a new one" in capsys.readouterr().err
     assert main(["adapters", "pull", "webp", "-o", str(tmp_path / "new")]) == 0
     assert {p.name for p in (tmp_path / "new").iterdir()} == {p.name for p in WEBP.iterdir()}
+
+
+def test_where_an_adapter_is_pulled_to(tmp_path, capsys, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert main(["adapters", "pull", "webp", "-o", str(tmp_path / "link")]) == 0
+    assert {p.name for p in (tmp_path / "real").iterdir()} == {p.name for p in WEBP.iterdir()}
+    assert (tmp_path / "link").is_symlink()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["adapters", "pull", "webp", "-o", "."]) == 2
+    assert "is the folder you are in" in capsys.readouterr().err
+    (tmp_path / "none").mkdir()
+    assert main(["adapters", "pull", str(tmp_path / "none"), "-o", str(tmp_path / "new")]) == 2
+    assert "none holds no adapter" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_nothing_unpacks_archives_or_pickles(repo_root):

@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from ucip_adapt.cli import export, main
 from ucip_adapt.interop.merged import merge
-from ucip_adapt.models import UCIP, load_single_file
+from ucip_adapt.models import UCIP, load_single_file, pretrained
 from ucip_adapt.upscaler import load
 
 MakeAdapter = Callable[..., Path]
@@ -77,6 +77,32 @@ def test_the_base_alone_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert load_single_file(out).fingerprint == merged.base_fingerprint
 
 
+def test_the_licence_is_that_of_the_weights_own_card(
+    make_adapter: MakeAdapter, network: UCIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, base = make_adapter("webp-10"), tmp_path / "base"
+    (base / "README.md").write_text("---\nlicense: cc-by-sa-4.0\n---\n")
+    assert merge(base=base).licence == "cc-by-sa-4.0"
+    (adapter / "README.md").unlink(missing_ok=True)
+    assert merge(adapter, base=base).licence == "unknown"
+    (adapter / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert merge(adapter, base=base).licence == "mit"
+    # A base of the Hub is in its cache by now.
+    asked = []
+    monkeypatch.setattr(
+        pretrained, "snapshot_download", lambda *a, **k: asked.append(k["local_files_only"]) or base
+    )
+    assert merge(base="user/base").licence == "cc-by-sa-4.0"
+    assert asked == [False, True]
+
+
+def test_windows_are_cut_by_who_the_file_says(network: UCIP, tmp_path: Path) -> None:
+    network.save_pretrained(tmp_path)
+    merged = merge(base=tmp_path)
+    assert "the caller cuts the windows" in merged.metadata()["inference"]
+    assert "UCIP.upscale cuts them" in merged.metadata(cuts_windows=True)["inference"]
+
+
 def test_what_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,8 +122,13 @@ def test_a_file_that_is_not_the_network_is_an_error(
 ) -> None:
     wrong = [{"batch": 1, "height": 8, "width": 8, "maximum": float("nan")}]
     monkeypatch.setattr(export, "_write_safetensors", lambda *a: _touch(a[1]) or wrong)
-    assert main(["export", "-o", str(tmp_path / "net.safetensors")]) == 2
-    assert "differs from PyTorch by nan, more than rounding" in capsys.readouterr().err
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(b"a good one")
+    for dtype in ("float32", "bfloat16"):
+        assert main(["export", "-o", str(path), "--dtype", dtype, "--overwrite"]) == 2
+        assert "differs from PyTorch by nan, more than rounding" in capsys.readouterr().err
+    assert path.read_bytes() == b"a good one"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def _touch(path: Path) -> None:

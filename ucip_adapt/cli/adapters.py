@@ -127,14 +127,17 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _pull(arguments: argparse.Namespace) -> int:
-    from ucip_adapt.hub.library import locate_adapter
+    from ucip_adapt.hub.library import describe_adapter, locate_adapter
 
     target: Path = arguments.output
+    if target.exists() and target.resolve() == Path.cwd():
+        raise DataError(f"{target} is the folder you are in, which cannot be made anew: name one")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise DataError(f"{target} is not an empty folder; give a new one")
     source = locate_adapter(
         arguments.adapter, revision=arguments.revision, subfolder=arguments.subfolder
     )
+    describe_adapter(source)  # what is no adapter is not copied
     _copy_whole(source, target)
     return _report(target, arguments)
 
@@ -146,6 +149,7 @@ def _copy_whole(source: Path, target: Path) -> None:
     """
     from ucip_adapt.hub.fetch import ADAPTER_FILES
 
+    target = target.resolve()  # of a link to an empty folder, the folder is made anew
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target.parent, prefix=".tmp-") as temporary:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,10 +140,9 @@ def describe_adapter(folder: Path, *, name: str | None = None) -> AdapterInfo:
     weights = folder / WEIGHTS_FILE
     scores = (config.metrics or {}).get("psnr_db", {})
     gains = {
-        dataset: round(means["adapter"] - means["base"], 3)
+        dataset: gain
         for dataset, means in (scores.items() if isinstance(scores, dict) else ())
-        if isinstance(means, dict)
-        and all(isinstance(means.get(key), int | float) for key in ("adapter", "base"))
+        if (gain := _gain(means)) is not None
     }
     return AdapterInfo(
         name=name or folder.name,
@@ -155,6 +156,17 @@ def describe_adapter(folder: Path, *, name: str | None = None) -> AdapterInfo:
         sha256=sha256_of(weights),
         gains=gains,
     )
+
+
+def _gain(means: object) -> float | None:
+    """Adapter less base in dB; None where a stranger's file has no such two numbers."""
+    if not isinstance(means, dict):
+        return None
+    try:
+        gain = round(float(means["adapter"]) - float(means["base"]), 3)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return gain if math.isfinite(gain) else None
 
 
 def verify_adapter(folder: Path, *, base: str | None = None) -> list[Check]:
@@ -198,7 +210,7 @@ def _digests(folder: Path) -> list[Check]:
     if results.is_file():
         try:
             recorded = json.loads(results.read_text(encoding="utf-8")).get("files", {}).items()
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
             return [Check("results.json", False, f"cannot be read: {error}")]
         # Only plain names: a file from elsewhere must not choose what is opened here.
         wanted |= {name: sums for name, sums in recorded if Path(name).name == name}
@@ -209,7 +221,7 @@ def _digests(folder: Path) -> list[Check]:
     checks = []
     for name, digest in sorted(wanted.items()):
         path = folder / name
-        if not path.is_file():
+        if not os.path.isfile(path):  # False as well for what no file can be called
             if name == PICTURE:  # the wheel has no room for them
                 checks.append(Check(f"sha256 of {name}", None, "the card's picture is not here"))
                 continue

@@ -10,11 +10,11 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 
 from ucip_adapt import __version__
-from ucip_adapt.assets import ALIASES, shipped_base_folder
-from ucip_adapt.errors import BaseFormatError
+from ucip_adapt.assets import ALIASES
+from ucip_adapt.errors import BaseFormatError, UcipError
 from ucip_adapt.hub.library import locate_adapter
 from ucip_adapt.models import SCALE, UCIP
-from ucip_adapt.models.pretrained import replaced
+from ucip_adapt.models.pretrained import locate_base, replaced
 from ucip_adapt.upscaler import load
 
 __all__ = ["Merged", "merge", "write_bytes"]
@@ -31,7 +31,8 @@ class Merged:
         base: Name of the base, with its version if it is a shipped one.
         adapter: Name of the adapter; None for the base alone.
         base_fingerprint: Identity of the base without adapter.
-        licence: Identifier of the weights' licence, from their card; ``"unknown"`` without one.
+        licence: Identifier of the weights' licence, from the adapter's card or, of a base alone,
+            the base's; ``"unknown"`` without one.
     """
 
     network: UCIP
@@ -40,8 +41,12 @@ class Merged:
     base_fingerprint: str
     licence: str
 
-    def metadata(self) -> dict[str, str]:
+    def metadata(self, *, cuts_windows: bool = False) -> dict[str, str]:
         """What a file of the network says of itself: names, licence, and how to apply it.
+
+        Args:
+            cuts_windows: Whether what loads the file cuts windows by itself, as
+                :meth:`UCIP.upscale` does; otherwise the caller has to.
 
         Example:
             >>> merge().metadata()["scale"]
@@ -55,7 +60,12 @@ class Merged:
             step = stride or max(5 * window // 6, 1)
             inference = (
                 f"windows of {window} x {window} input pixels, {step} apart, blended with Hann "
-                "weights; this file computes whole inputs, the caller cuts the windows"
+                "weights; "
+                + (
+                    "UCIP.upscale cuts them"
+                    if cuts_windows
+                    else "this file computes whole inputs, the caller cuts the windows"
+                )
             )
         return {
             "ucip_adapt": __version__,
@@ -105,10 +115,12 @@ def merge(
     network = model.network
     alone = cast(UCIP, network.get_base_model()) if isinstance(network, PeftModel) else network
     fingerprint = alone.fingerprint
-    licence = _licence(_base_folder(model.base))
-    if adapter is not None:
-        folder = locate_adapter(str(adapter), revision=revision, subfolder=subfolder)
-        licence = _licence(folder, licence)
+    # An adapter has terms of its own, which those of its base say nothing about.
+    folder = (
+        _base_folder(model.base)
+        if adapter is None
+        else locate_adapter(str(adapter), revision=revision, subfolder=subfolder)
+    )
     merged = network.merge_and_unload() if isinstance(network, PeftModel) else network
     return Merged(
         network=cast(UCIP, merged).eval().requires_grad_(False),
@@ -116,7 +128,7 @@ def merge(
         base=_public_name(ALIASES.get(model.base, model.base)),
         adapter=None if adapter is None else _public_name(str(adapter)),
         base_fingerprint=fingerprint,
-        licence=licence,
+        licence=_licence(folder),
     )
 
 
@@ -125,22 +137,22 @@ def _public_name(source: str) -> str:
 
 
 def _base_folder(name: str) -> Path | None:
-    shipped = shipped_base_folder(name)
-    if shipped is not None:
-        return shipped
-    return Path(name) if Path(name).is_dir() else None
+    try:
+        return locate_base(name, local_files_only=True)  # what has just been loaded
+    except UcipError:
+        return None
 
 
-def _licence(folder: Path | None, otherwise: str = _UNKNOWN) -> str:
+def _licence(folder: Path | None) -> str:
     """The identifier on the card in a folder."""
     card = None if folder is None else folder / "README.md"
     if card is None or not card.is_file():
-        return otherwise
+        return _UNKNOWN
     try:
         found = ModelCard.load(card, ignore_metadata_errors=True).data.license
     except (OSError, ValueError):
-        return otherwise
-    return found if isinstance(found, str) else otherwise
+        return _UNKNOWN
+    return found if isinstance(found, str) else _UNKNOWN
 
 
 def write_bytes(path: Path, content: bytes) -> None:
