@@ -82,7 +82,7 @@ def run_processes(tmp_path: Path) -> RunProcesses:
                 )
             )
         try:
-            outputs = [process.communicate(timeout=120) for process in running]
+            outputs = [process.communicate(timeout=600) for process in running]
         finally:
             for process in running:
                 process.kill()
