@@ -1,4 +1,4 @@
-"""Fill docs/results.md, tables and plots, from the files under results/.
+"""Fill the pages of results, tables and plots, from the files under results/.
 
     python docs/make_results.py          # writes
     python docs/make_results.py --check  # fails if a table or a plot is stale
@@ -9,6 +9,7 @@ What is not measured yet is a dash, or a line that says so.
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +28,13 @@ from ucip_adapt.experiments.bases import (
     tried_records,
 )
 from ucip_adapt.experiments.charts import Mark, draw_lines, draw_marks
-from ucip_adapt.experiments.compare import Finished, read_cells
+from ucip_adapt.experiments.compare import (
+    Difference,
+    Finished,
+    Place,
+    difference,
+    read_cells,
+)
 from ucip_adapt.experiments.groups import read_experiments
 from ucip_adapt.experiments.ledger import Ledger
 from ucip_adapt.experiments.plan import current, planned_config
@@ -42,6 +49,8 @@ from ucip_adapt.experiments.sweeps import (
     rates_over_codecs,
 )
 from ucip_adapt.experiments.tables import (
+    COMPARISONS,
+    HOLE,
     Matrix,
     Table,
     belongs,
@@ -49,6 +58,8 @@ from ucip_adapt.experiments.tables import (
     choose_rows,
     matrices,
     paper_cells,
+    paper_difference,
+    places_of,
     row_of,
     summary,
     table_3,
@@ -58,10 +69,12 @@ from ucip_adapt.training.results import read_results
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 EXPERIMENTS = ROOT / "recipes" / "experiments.toml"
-PAGE = ROOT / "docs" / "results.md"
+PAGES = tuple(ROOT / "docs" / f"{name}.md" for name in ("results", "bases", "table_3", "tuning"))
 PLOTS = ROOT / "docs"
 PROMPTS = ("dpm", "dpm+offset")
 TABLE_3 = ("webp", "tiny-elic")
+SHORT = (*TABLE_3, "gif")
+PAPER = {"webp": "webp", "tiny-elic": "elic"}  # what the paper has in a codec's place
 NOTHING = "No cell is finished yet."
 
 
@@ -136,10 +149,50 @@ def tables_of(codec: str) -> str:
             if not any(trained.values()):
                 missing.append(f"Not begun, with `{prompts}` in rows ii and iv: {main.title}.")
                 continue
-            texts.append(f"### {codec}, rows ii and iv train `{prompts}`")
+            texts.append(f"## {codec}, {matrix.evaluate_on} sets, rows ii and iv train `{prompts}`")
             texts += [shown(main), shown(summary(rows, codec, paper=paper))]
             texts.append(folded(by_place(rows, codec)))
     return "\n\n".join(texts + missing)
+
+
+def in_short() -> str:
+    """The summaries of Table 3, one line for each codec and set of prompts, the paper's below it.
+
+    Of a codec's tables the one with the largest sets is taken.
+    """
+    header = ("codec", "sets", "seeds", "rows ii, iv", *(" - ".join(pair) for pair in COMPARISONS))
+    lines: list[tuple[str, ...]] = []
+    for codec in SHORT:
+        places: list[Place] = []
+        full_first = matrices(planned(), codec)
+        for matrix, prompts in itertools.product(full_first[:1], PROMPTS):
+            rows = choose_rows(cells(), matrix, prompts)
+            places = places_of(rows, codec) or places
+            found = [difference(rows[a], rows[b], places) for a, b in COMPARISONS]
+            seeds = sorted({each.seeds.count for each in found if each})
+            counts = " or ".join(map(str, seeds))
+            if found[0]:
+                ours = map(short_difference, found)
+                lines.append((codec, matrix.evaluate_on, counts, f"`{prompts}`", *ours))
+        paper = paper_cells(RESULTS / "paper.json", codec)
+        if paper and places:
+            theirs = (paper_difference(paper, *pair, places) for pair in COMPARISONS)
+            texts = (f"{mean}; {count}" if mean != HOLE else HOLE for mean, count in theirs)
+            lines.append((f"*{PAPER[codec]} in the paper*", "full", HOLE, "prompts", *texts))
+    if not lines:
+        return NOTHING
+    note = (
+        "Mean difference in dB over the cells of the table (set and quality) with its 95 % "
+        "interval over images; then in how many of those cells the first is at least the second."
+    )
+    return "\n\n".join([Table("", header, tuple(lines)).markdown(), note])
+
+
+def short_difference(found: Difference | None) -> str:
+    """Mean, interval, and the count of places where the first is at least the second."""
+    if found is None:
+        return HOLE
+    return f"{found.overall}; {found.at_least} of {len(found.places)}"
 
 
 def table3_webp() -> str:
@@ -354,6 +407,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "default_rates": default_rates,
     "forgotten": forgotten,
     "gain_over_size": gain_over_size,
+    "in_short": in_short,
     "more_images": more_images,
     "other_codecs": other_codecs,
     "progress": progress,
@@ -393,7 +447,7 @@ def plots() -> dict[str, str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the page and its plots, or compare them."""
+    """Write the pages and their plots, or compare them."""
     drawn = {PLOTS / name: plot for name, plot in plots().items()}
     left = [path for path in PLOTS.glob("results_*.svg") if path not in drawn]
     if left and "--check" in arguments:
@@ -402,8 +456,8 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     for path in left:
         path.unlink()
-    filled = fill(PAGE.read_text(encoding="utf-8"), TABLES)
-    return finish({PAGE: filled, **drawn}, arguments, "python docs/make_results.py")
+    filled = {page: fill(page.read_text(encoding="utf-8"), TABLES) for page in PAGES}
+    return finish({**filled, **drawn}, arguments, "python docs/make_results.py")
 
 
 if __name__ == "__main__":

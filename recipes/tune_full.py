@@ -50,7 +50,7 @@ CHOOSE = {"everything": full_tuning, "norms+biases": norms_and_biases}
 
 RATES = {"everything": 1e-4, "norms+biases": 1e-3}
 """Peak learning rates: the best on validation images, as a mean over the codecs that were tried
-(docs/results.md, "Rates that were tried")."""
+(docs/tuning.md, "Rates that were tried")."""
 
 
 @dataclass(frozen=True)

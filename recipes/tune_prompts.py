@@ -75,7 +75,7 @@ RATES = {
     "dora": 1e-2,
 }
 """Peak learning rates: the best on validation images, as a mean over the codecs that were tried
-(docs/results.md, "Rates that were tried")."""
+(docs/tuning.md, "Rates that were tried")."""
 
 
 def add_adapter(base: UCIP, cfg: Options) -> PeftModel:

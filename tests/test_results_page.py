@@ -1,4 +1,4 @@
-"""docs/results.md holds what results/ says; with no cell, some or all of them."""
+"""The pages of results hold what results/ says; with no cell, some or all of them."""
 
 from __future__ import annotations
 
@@ -57,20 +57,22 @@ def maker():
 
 @pytest.fixture
 def elsewhere(tmp_path):
-    """The maker on a page and results of its own."""
+    """The maker on pages and results of its own; what it wrote comes as one text."""
     (tmp_path / "experiments.toml").write_text(EXPERIMENTS, "utf-8")
     (tmp_path / "results" / "cells").mkdir(parents=True)
-    page = tmp_path / "results.md"
-    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    page.write_text(
-        re.sub(r"(<!-- table:\w+ -->\n).*?(<!-- end -->)", r"\1\2", text, flags=re.DOTALL), "utf-8"
-    )
+    pages = []
+    for source in load(ROOT / "docs" / "make_results.py").PAGES:
+        text = source.read_text(encoding="utf-8")
+        pages.append(tmp_path / source.name)
+        empty = re.sub(r"(<!-- table:\w+ -->\n).*?(<!-- end -->)", r"\1\2", text, flags=re.DOTALL)
+        pages[-1].write_text(empty, "utf-8")
 
     def go(*arguments):
         maker = load(ROOT / "docs" / "make_results.py")
         maker.RESULTS, maker.EXPERIMENTS = tmp_path / "results", tmp_path / "experiments.toml"
-        maker.PAGE, maker.PLOTS = page, tmp_path
-        return maker.main(list(arguments)), page.read_text(encoding="utf-8")
+        maker.PAGES, maker.PLOTS = pages, tmp_path
+        code = maker.main(list(arguments))
+        return code, "".join(page.read_text(encoding="utf-8") for page in pages)
 
     go.folder = tmp_path
     return go
@@ -89,7 +91,7 @@ def spec(codec, method, evaluate_on, seed="", base="net-v1"):
 
 
 def test_page_is_fresh(maker, capsys):
-    page = maker.PAGE.read_text(encoding="utf-8")
+    page = "".join(page.read_text(encoding="utf-8") for page in maker.PAGES)
     assert sorted(re.findall(r"<!-- table:(\w+) -->", page)) == sorted(maker.TABLES)
     assert maker.main(["--check"]) == 0, capsys.readouterr().err
     shown = set(re.findall(r"\((results_\w+\.svg)\)", page))
@@ -125,8 +127,13 @@ def test_no_cell_some_cells_and_a_stale_page(elsewhere):
     assert re.search(r"\| dpm \| \+0\.100 \[.*?\] \| -0\.300 \[", page)
     assert "avif, net-v1" in page
     assert "+0.400 [" in page
-    assert "| 27.2" not in page.partition("## Make a cell again")[0].partition("## Table 3")[0]
-    again = page.partition("## Make a cell again")[2]
+    assert "| 27.2" not in page.partition("# Table 3\n")[0]
+    again = page.partition("## Make a cell again")[2].partition("<!-- end -->")[0]
+    short = page.partition("<!-- table:in_short -->")[2].partition("<!-- end -->")[0]
+    assert (
+        "| webp | full | 2 | `dpm` | +0.250 [+0.250, +0.250]; 4 of 4 | - | - | - | - | - |" in short
+    )
+    assert "tiny-elic" not in short
     assert (
         "--only net-v1_webp_dpm_full_rate-0.01_seed0 --data DATA` | 60 + 30, made up, 2 cores"
         in again
@@ -141,7 +148,9 @@ def test_no_cell_some_cells_and_a_stale_page(elsewhere):
     assert elsewhere("--check")[0] == 1
     elsewhere()
     assert plot.read_text(encoding="utf-8") == drawn
-    (elsewhere.folder / "results.md").write_text(page.replace("+0.250 [", "+0.260 ["), "utf-8")
+    table = elsewhere.folder / "table_3.md"
+    fresh = table.read_text(encoding="utf-8")
+    table.write_text(fresh.replace("+0.250 [", "+0.260 ["), "utf-8")
     assert elsewhere("--check")[0] == 1
     assert elsewhere()[1] == page
     for path in (elsewhere.folder / "results" / "cells").iterdir():

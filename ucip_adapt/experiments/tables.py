@@ -29,6 +29,7 @@ from ucip_adapt.experiments.statistics import spread
 
 __all__ = [
     "COMPARISONS",
+    "HOLE",
     "ROWS",
     "Matrix",
     "PaperCell",
@@ -38,12 +39,16 @@ __all__ = [
     "choose_rows",
     "matrices",
     "paper_cells",
+    "paper_difference",
+    "places_of",
     "row_of",
     "summary",
     "table_3",
 ]
 
 HOLE = "-"
+"""What was not measured."""
+
 ROWS = ("i", "ii", "iii", "iv", "v", "control")
 COMPARISONS = (
     ("iv", "i"),
@@ -390,7 +395,7 @@ def summary(
         found = difference(rows[first], rows[second], places)
         line = [f"{first} - {second}", *difference_cells(found)]
         if paper:
-            line += _paper_difference(paper, first, second, places)
+            line += paper_difference(paper, first, second, places)
         lines.append(tuple(line))
     note = (
         f"Mean over the {len(places)} cells of the table (set and quality). [95 %]: bootstrap over "
@@ -441,12 +446,24 @@ def difference_cells(found: Difference | None) -> list[str]:
     ]
 
 
-def _paper_difference(
+def paper_difference(
     paper: Mapping[tuple[str, str, int], PaperCell],
     first: str,
     second: str,
     places: Sequence[Place],
 ) -> list[str]:
+    """The paper's difference of two rows as the last two columns of the summary.
+
+    Args:
+        paper: See :func:`paper_cells`.
+        first: The row that is subtracted from.
+        second: The row that is subtracted.
+        places: Sets and qualities; a part of a set is compared with the paper's whole one.
+
+    Returns:
+        Mean difference in dB, and in how many places the first is at least the second; dashes
+        where the paper lacks a row.
+    """
     pairs = [
         (paper.get((first, *key)), paper.get((second, *key)))
         for key in ((_whole(place.dataset), place.quality) for place in places)
