@@ -1,7 +1,8 @@
 """A Hub on localhost: the parts of the Hugging Face Hub's interface that push and pull use.
 
 ``python loopback.py`` is not meant to run by itself; ``LoopbackHub`` is started by a fixture.
-Faults are switched on by ``hub.faults``: file name -> one of "cut", "flip", "503 once".
+Faults are switched on by ``hub.faults``: file name -> one of "cut", "flip", "503 once", or
+repository -> the status that it answers with.
 """
 
 import base64
@@ -110,6 +111,9 @@ class _Handler(BaseHTTPRequestHandler):
             return None
 
     def _info(self, repo_id, rest):
+        if repo_id in self.server.faults:
+            self._error(self.server.faults[repo_id], "", "no, says this Hub")
+            return
         revision = rest[1] if rest[:1] in (["revision"], ["tree"]) else "main"
         found = self._find(repo_id, revision)
         if found is None:
@@ -235,6 +239,8 @@ class _Handler(BaseHTTPRequestHandler):
                     files[value["path"]] = base64.b64decode(value["content"])
                 elif entry["key"] == "lfsFile":
                     files[value["path"]] = self.server.lfs[value["oid"]]
+                elif entry["key"] == "deletedFile":
+                    del files[value["path"]]
             commit = self.server.commit_id(files)
             repo["commits"][commit] = files
             repo["refs"][revision] = commit

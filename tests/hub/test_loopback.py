@@ -12,10 +12,11 @@ import loopback
 import pytest
 from huggingface_hub import HfApi
 
-from ucip_adapt.assets import adapters_folder
+from ucip_adapt.assets import adapters_folder, shipped_base_folder
 from ucip_adapt.cli import main
+from ucip_adapt.download import reachable
 from ucip_adapt.hub import folders
-from ucip_adapt.hub.fetch import _reachable
+from ucip_adapt.models import UCIP
 
 WEBP = adapters_folder() / "webp"
 
@@ -155,14 +156,71 @@ def test_interrupted_and_corrupted_downloads(hub, client, tmp_path, fault):
     if fault == "503 once" and done.returncode == 0:
         assert weights.read_bytes() == (WEBP / weights.name).read_bytes()
         return
-    assert done.returncode in {1, 2}
+    assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert not weights.exists() or "WRONG" in done.stdout
+    assert "user/ucip-webp" in done.stderr.splitlines()[-1]
+    assert not weights.exists()
     hub.faults.clear()
     shutil.rmtree(tmp_path / "pulled", ignore_errors=True)
-    later = client("adapters", "pull", "user/ucip-webp", "-o", "pulled", home="another")
+    # With the same cache: what came damaged is fetched again.
+    later = client("adapters", "pull", "user/ucip-webp", "-o", "pulled")
     assert later.returncode == 0, later.stderr
     assert weights.read_bytes() == (WEBP / weights.name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["cut", "flip"])
+def test_a_base_that_came_damaged_is_one_line_and_fetched_again(hub, client, fault):
+    _put(hub, "user/base", folder=shipped_base_folder("ucip-tiny-v3"))
+    code = (
+        "from ucip_adapt import UCIP\n"
+        "from ucip_adapt.errors import BaseFormatError\n"
+        "try:\n"
+        "    print(UCIP.from_pretrained('user/base').fingerprint)\n"
+        "except BaseFormatError as error:\n"
+        "    print('refused:', error)\n"
+    )
+    hub.faults["model.safetensors"] = fault
+    first = client(code=code, HF_HUB_DOWNLOAD_TIMEOUT="2")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("refused: ")
+    assert first.stdout.count("\n") == 1
+    hub.faults.clear()
+    again = client(code=code)
+    assert again.stdout.strip() == UCIP.from_pretrained("ucip-tiny-v3").fingerprint, again.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [403, 500])
+def test_what_the_hub_answers_is_said(hub, client, status):
+    _put(hub, "user/ucip-webp")
+    hub.faults["user/ucip-webp"] = status
+    done = client("adapters", "show", "user/ucip-webp")
+    assert done.returncode == 2
+    assert str(status) in done.stderr
+    assert "not asked" not in done.stderr
+
+
+@pytest.mark.slow
+def test_publishing_again_takes_out_what_the_folder_no_longer_has(hub, client, tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(WEBP, folder)
+    for _ in range(2):
+        done = client("adapters", "publish", folder, "--repo-id", "user/ucip-webp")
+        assert done.returncode == 0, done.stderr
+        (folder / "before_after.png").unlink(missing_ok=True)
+    _, files = hub.resolve("user/ucip-webp", "main")
+    assert sorted(files) == sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.slow
+def test_a_subfolder_may_have_slashes_around_it(hub, client):
+    _put(hub, "user/codecs", prefix="deep/webp/")
+    done = client("adapters", "show", "user/codecs", "--subfolder", "/deep/webp/")
+    assert done.returncode == 0, done.stderr
+    done = client("adapters", "show", "user/codecs", "--subfolder", "../webp")
+    assert done.returncode == 2
+    assert "leads out" in done.stderr
 
 
 @pytest.mark.parametrize("endpoint", ["https://hub.invalid", "http://hub.invalid"])
@@ -171,13 +229,13 @@ def test_behind_a_proxy_only_the_proxy_is_asked(endpoint, case, monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    assert not _reachable(endpoint)
+    assert not reachable(endpoint)
     for name in (endpoint.partition(":")[0] + "_proxy", "all_proxy"):
         with monkeypatch.context() as patch:
             patch.setenv(case(name), "http://127.0.0.1:3128")
-            assert _reachable(endpoint)
+            assert reachable(endpoint)
             patch.setenv("no_proxy", "hub.invalid")
-            assert not _reachable(endpoint)
+            assert not reachable(endpoint)
 
 
 def test_publishing_without_a_network_is_one_line(monkeypatch, capsys):

@@ -190,6 +190,8 @@ def push_folder(
             folder_path=folder,
             commit_message=f"Upload {default_name}",
             allow_patterns=list(only) if only is not None else None,
+            # What an earlier upload left and this folder no longer has would contradict it.
+            delete_patterns=[name for name in only or () if not (folder / name).is_file()] or None,
             ignore_patterns=["checkpoints/*", "tensorboard/*", ".*", "*.tmp"],
         )
     except HFValidationError as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ucip_adapt.assets import shipped_adapter_folder, shipped_adapters
 from ucip_adapt.errors import AdapterError, ConfigError, UcipError, unknown_name
-from ucip_adapt.hub.fetch import fetch_adapter
+from ucip_adapt.hub.fetch import fetch_adapter, inside
 from ucip_adapt.training.atomic import sha256_of
 from ucip_adapt.tuning.config import CONFIG_FILE, WEIGHTS_FILE, DynamicPromptConfig
 
@@ -85,7 +85,7 @@ def locate_adapter(
         UnknownNameError: If it is none of the three.
         AdapterError: If it is a path, and there is no such folder.
         ConfigError: If a revision is given with a shipped name or a folder, or a subfolder with a
-            shipped name.
+            shipped name, or a subfolder leads out of the folder.
         HubError: If the Hub does not give it.
 
     Example:
@@ -107,7 +107,7 @@ def locate_adapter(
             raise ConfigError(
                 f"'{source}' is a folder here and has no revisions; leave the revision out"
             )
-        return Path(source, subfolder or "")
+        return Path(source, inside(subfolder))
     # A repository is user/name; anything with more, or with a dot in front, is a path gone wrong.
     parts = source.split("/")
     if len(parts) == 2 and all(parts) and not source.startswith((".", "~")):

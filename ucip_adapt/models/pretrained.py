@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ucip_adapt.assets import shipped_base_folder, shipped_bases
+from ucip_adapt.download import get_files
 from ucip_adapt.errors import BaseFormatError, ConfigError
 from ucip_adapt.formats import check_format_version
 from ucip_adapt.models.fingerprint import fingerprint_of
@@ -63,7 +62,7 @@ def locate_base(
 
     Raises:
         ConfigError: If the name is none of the three.
-        BaseFormatError: If the Hub does not have it or cannot be reached.
+        BaseFormatError: If the Hub does not have it or cannot be reached, or a file came damaged.
 
     Example:
         >>> locate_base("ucip-tiny-v3").name
@@ -79,20 +78,17 @@ def locate_base(
             f"no base '{name}': it is not a folder, not of the form user/repository, and not one "
             f"of the shipped ones: {', '.join(shipped_bases())}"
         )
-    try:
-        return Path(
-            snapshot_download(
-                name,
-                revision=revision,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                force_download=force_download,
-                token=token,
-                allow_patterns=["config.json", "model.safetensors", "README.md", "LICENSE*"],
-            )
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise BaseFormatError(f"cannot get base '{name}' from the Hub: {error}") from error
+    return get_files(
+        name,
+        patterns=["config.json", "model.safetensors", "README.md", "LICENSE*"],
+        error=BaseFormatError,
+        instead=f"give a folder or a shipped base: {', '.join(shipped_bases())}",
+        revision=revision,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        force_download=force_download,
+        token=token,
+    )
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
