@@ -171,6 +171,37 @@ def test_too_little_memory_is_an_error_that_names_the_least_that_works(lively):
         upscale_large(network, image, max_memory="10KB")
 
 
+def test_a_small_picture_needs_little_and_little_memory_takes_fewer_windows_at_once():
+    config = UCIPConfig.preset("tiny", window=48)
+    one, many = plan_large(config, 12, 14), plan_large(config, 100, 120)
+    assert one.batch == 1
+    assert one.peak_bytes < 80e6
+    assert many.batch == 8  # 20,000 pixels
+    fewer = plan_large(config, 100, 120, max_memory=many.peak_bytes - 1)
+    assert 1 <= fewer.batch < many.batch
+    assert fewer.peak_bytes < many.peak_bytes
+    with pytest.raises(MemoryLimitError) as raised:
+        plan_large(config, 100, 120, max_memory="70MB")
+    least = str(raised.value).partition("max_memory='")[2].partition("'")[0]
+    assert plan_large(config, 100, 120, max_memory=least).batch == 1
+
+
+def test_windows_by_ones_are_those_by_eights(lively):
+    network = lively("nano", window=24)
+    image = torch.rand(1, 3, 50, 60)
+    plan = plan_large(network.config, 50, 60)
+    assert plan.batch > 1
+    sizes = []
+    network.embed.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    whole = upscale_large(network, image)
+    assert max(sizes) == plan.batch
+    sizes.clear()
+    least = plan_large(network.config, 50, 60, max_memory=plan.peak_bytes - 1)
+    small = upscale_large(network, image, max_memory=plan.peak_bytes - 1 + whole.nbytes)
+    assert max(sizes) == least.batch < plan.batch
+    torch.testing.assert_close(small, whole, rtol=0, atol=1e-5)
+
+
 def test_sizes_of_memory():
     assert parse_memory(" 4 gb") == 4 * 10**9
     assert parse_memory("1.5GiB") == 3 * 2**29

@@ -276,6 +276,7 @@ def _rows(
             plan.width,
             window=plan.tile,
             stride=plan.stride,
+            batch_size=plan.batch,
         )
     else:
         folder = Path(temp_dir) if temp_dir is not None else Path(tempfile.gettempdir())

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from ucip_adapt.errors import ConfigError, unknown_name
 from ucip_adapt.models.config import SCALE, UCIPConfig
 from ucip_adapt.models.upsampler import HEAD_HALO, head_rows
-from ucip_adapt.models.windows import BATCH_PIXELS
+from ucip_adapt.models.windows import BATCH_PIXELS, window_starts
 
 __all__ = ["LargeMode", "LargePlan", "MemoryLimitError", "parse_memory", "plan_large"]
 
@@ -56,6 +56,7 @@ class LargePlan:
         memory_map_bytes: Bytes that maps may take in memory; the others go to files (exact).
         tile: Side of a tile in LQ pixels (tiles).
         stride: Step between tiles in LQ pixels (tiles).
+        batch: Tiles that go through the network at once (tiles).
         configured: Whether the tiles are the windows that the base's configuration asks for.
         peak_bytes: Estimated memory that the call adds to the process.
 
@@ -75,6 +76,7 @@ class LargePlan:
     memory_map_bytes: int = 0
     tile: int = 0
     stride: int = 0
+    batch: int = 0
     configured: bool = False
     peak_bytes: int = 0
 
@@ -278,11 +280,16 @@ def _plan_tiles(
     tile: int | None,
     itemsize: int,
 ) -> LargePlan:
-    def peak(side: int) -> int:
+    def tiles_at_once(side: int, stride: int) -> int:
+        """As many as fill the network, at most those that there are."""
+        high, wide = min(side, height), min(side, width)
+        there = len(window_starts(height, high, stride)) * len(window_starts(width, wide, stride))
+        return min(max(BATCH_PIXELS // (high * wide), 1), there)
+
+    def peak(side: int, batch: int) -> int:
         # A band of the output is added up in float32, grows, and is divided by its weights.
         high, wide = min(side, height), min(side, width)
         band = 5 * 3 * SCALE**2 * high * width * max(itemsize, 4)
-        batch = max(BATCH_PIXELS // (high * wide), 1)
         return whole_bytes(config, batch, high, wide, itemsize) + band
 
     configured = mode == "auto" and tile is None
@@ -291,27 +298,32 @@ def _plan_tiles(
         stride = config.window_stride or max(5 * side // 6, 1)
     else:
         side = _TILE if tile is None else tile
-        while tile is None and side > _LEAST_TILE and peak(side) > room:
+        while tile is None and side > _LEAST_TILE and peak(side, 1) > room:
             side -= 32
         if side <= _OVERLAP:
             raise ConfigError(f"tile={side}: need more than {_OVERLAP} pixels")
         stride = side - _OVERLAP
-    if peak(side) > room:
-        least = -(-(peak(side) + output_bytes) // 10**6)
+    batch = tiles_at_once(side, stride)
+    while batch > 1 and peak(side, batch) > room:
+        batch -= 1
+    needed = peak(side, batch) + output_bytes
+    if needed - output_bytes > room:
+        least = -(-needed // 10**6)
         raise MemoryLimitError(
             f"tiles of {side} pixels of a {width} x {height} image need {least} MB, max_memory "
             f"allows {_readable(room + output_bytes)}: give max_memory='{least}MB' or more"
         )
     if not configured and max(height, width) <= side:  # one tile: nothing approximate about it
-        return LargePlan("whole", height, width, peak_bytes=peak(side) + output_bytes)
+        return LargePlan("whole", height, width, peak_bytes=needed)
     return LargePlan(
         "tiles",
         height,
         width,
         tile=side,
         stride=stride,
+        batch=batch,
         configured=configured,
-        peak_bytes=peak(side) + output_bytes,
+        peak_bytes=needed,
     )
 
 
