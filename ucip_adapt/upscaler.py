@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ucip_adapt.errors import ConfigError, unknown_name
 from ucip_adapt.hub.library import locate_adapter
-from ucip_adapt.imaging.enlarge import enlarge_picture
+from ucip_adapt.imaging.enlarge import check_finite_image, enlarge_picture
 from ucip_adapt.imaging.picture import Picture
-from ucip_adapt.imaging.read import read_picture
+from ucip_adapt.imaging.read import from_pillow, read_picture
 from ucip_adapt.models import UCIP, self_ensemble, upscale_large
 from ucip_adapt.models.config import SCALE
 from ucip_adapt.models.sampling import Sampler
@@ -167,6 +167,7 @@ class Upscaler:
                 f"{lq.dtype} {tuple(lq.shape)}"
             )
         sr = self._forward(lq.float() if lq.dim() == 4 else lq.float()[None])
+        check_finite_image(sr)
         return (sr if lq.dim() == 4 else sr[0]).to(lq)
 
     def _array(self, lq: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -184,14 +185,7 @@ class Upscaler:
             raise ConfigError(
                 f"an image of mode '{image.mode}' has to be converted to L, LA, RGB or RGBA first"
             )
-        planes = np.asarray(ImageOps.exif_transpose(image))
-        planes = planes[..., None] if planes.ndim == 2 else planes
-        has_alpha = image.mode.endswith("A")
-        sr = self.upscale_picture(
-            Picture(
-                planes[..., :-1] if has_alpha else planes, planes[..., -1] if has_alpha else None
-            )
-        )
+        sr = self.upscale_picture(from_pillow(ImageOps.exif_transpose(image)))
         colour = sr.colour
         if sr.alpha is not None:
             colour = np.concatenate([colour, sr.alpha[..., None]], axis=2)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ucip_adapt.cli import main
-from ucip_adapt.errors import ConfigError
+from ucip_adapt.errors import ConfigError, NonFiniteError
 from ucip_adapt.imaging.batch import BatchOptions, run_jobs
 from ucip_adapt.imaging.jobs import Job, collect_jobs, format_of
 from ucip_adapt.models import UCIP, UCIPConfig
@@ -71,6 +71,17 @@ def test_a_folder_is_not_replaced_by_its_own_results(here):
         pairs("in", output="in", suffix="")
 
 
+def test_a_picture_is_not_replaced_by_the_result_of_another(here, nano):
+    folder = here("in/a.png", "in/a_x4.png")
+    before = (folder / "in/a_x4.png").read_bytes()
+    with pytest.raises(
+        ConfigError, match=r"a_x4\.png would be replaced by the result of in/a\.png"
+    ):
+        pairs("in/a.png", "in/a_x4.png", output="in")
+    assert main(["upscale", "in/a.png", "in/a_x4.png", "-o", "in", "--overwrite", *nano]) == 2
+    assert (folder / "in/a_x4.png").read_bytes() == before
+
+
 def test_an_output_folder_inside_the_input_is_not_searched(here, capsys):
     here("in/a.png", "in/deep/b.png", "in/large/a_x4.png", "in/large/deep/b_x4.png")
     found = pairs("in", output="in/large", recursive=True)
@@ -97,6 +108,7 @@ def test_the_ending_of_a_result_says_its_format(here, nano, capsys):
         (["in", "-o", "b.png"], "b.png is named like one picture; 2 need a folder"),
         (["a.png", "-o", "out", "--suffix=/x"], "without slashes"),
         (["a.png", "-o", "out", "--revision=v1"], "name it with --adapter"),
+        (["a.png", "-o", "out", "--max-memory=lots"], "error: max_memory='lots': give a size"),
     ]:
         assert main(["upscale", *words, *nano]) == 2, words
         assert message in capsys.readouterr().err
@@ -166,6 +178,25 @@ def test_a_pil_picture_comes_back_upright(nano):
     assert result.size == (40, 24)
     wanted = model.upscale(np.rot90(pixels, -1).copy())
     np.testing.assert_array_equal(np.array(result), wanted)
+
+
+def test_a_pil_picture_keeps_its_transparent_colour(nano):
+    model = load(base=nano[1])
+    pixels = np.full((6, 6, 3), 90, np.uint8)
+    pixels[:, 3:] = 200
+    image = Image.fromarray(pixels)
+    image.info["transparency"] = (200, 200, 200)
+    alpha = np.array(model.upscale(image))[..., 3]
+    assert (alpha[:, :6] == 255).all()
+    assert (alpha[:, -6:] == 0).all()
+
+
+def test_a_network_that_overflows_is_an_error_for_tensors_too(nano):
+    model = load(base=nano[1])
+    with torch.no_grad():
+        next(model.network.embed.parameters()).mul_(1e38)
+    with pytest.raises(NonFiniteError, match="not finite"):
+        model.upscale(torch.rand(1, 3, 8, 8))
 
 
 def test_a_revision_needs_an_adapter_of_the_hub():

@@ -85,3 +85,22 @@ def test_formats_refuse_what_they_cannot_hold():
         encode_picture(Picture(np.zeros((4, 4, 3), np.uint16)), "webp")
     with pytest.raises(UnknownNameError, match="did you mean 'png'"):
         encode_picture(clear, "pgn")
+
+
+@pytest.mark.parametrize("hidden", [0, 1])
+def test_a_transparent_level_of_one_bit_and_of_sixteen(hidden):
+    buffer = io.BytesIO()
+    levels = np.array([[0, 1], [1, 0]], np.uint16)
+    deep = Image.fromarray(1000 + 5000 * levels)
+    deep.save(buffer, "PNG", transparency=1000 + 5000 * hidden)
+    picture = read_picture(buffer.getvalue())
+    assert picture.mode == "LA;16"
+    np.testing.assert_array_equal(picture.colour[..., 0], 1000 + 5000 * levels)
+    np.testing.assert_array_equal(picture.alpha, np.where(levels == hidden, 0, 65535))
+    assert "transparent colour converted to an alpha channel" in picture.notes
+    buffer = io.BytesIO()
+    Image.fromarray(levels.astype(bool)).save(buffer, "PNG", transparency=hidden)
+    picture = read_picture(buffer.getvalue())
+    np.testing.assert_array_equal(picture.colour[..., 0], 255 * levels)
+    np.testing.assert_array_equal(picture.alpha, np.where(levels == hidden, 0, 255))
+    assert len(picture.notes) == 2

@@ -6,6 +6,7 @@ import struct
 import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from PIL import ExifTags, Image, ImageOps
 
 from ucip_adapt.errors import DataError
@@ -149,3 +150,28 @@ def test_inks_of_16_bits_are_no_transparency():
     picture = read_picture(data)
     assert picture.mode == "RGB"
     assert "CMYK converted to RGB" in picture.notes
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [2, 4])
+def test_colours_that_were_multiplied_by_alpha_are_divided(dtype, channels):
+    if (dtype, channels) == (np.uint16, 2):
+        pytest.skip("Pillow does not open it")
+    unit = np.iinfo(dtype).max // 255
+    planes = np.full((6, 7, channels), 100 * unit, dtype)
+    planes[..., -1] = 128 * unit
+    planes[:3] = 0  # transparent
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer,
+        planes,
+        extrasamples=["assocalpha"],
+        photometric="rgb" if channels == 4 else "minisblack",
+        planarconfig="contig",
+    )
+    picture = read_picture(buffer.getvalue())
+    assert picture.colour.dtype == dtype
+    assert (picture.alpha == planes[..., -1]).all()
+    assert (picture.colour[:3] == 0).all()
+    wanted = 100 / 128 * 255 * unit
+    assert np.abs(picture.colour[3:].astype(float) - wanted).max() <= max(unit / 255, 1)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ucip_adapt.errors import NonFiniteError
 from ucip_adapt.imaging.picture import Picture
 
-__all__ = ["enlarge_picture"]
+__all__ = ["check_finite_image", "enlarge_picture"]
 
 _LUMA = (0.299, 0.587, 0.114)  # BT.601; grey stays grey where all three channels agree
 
@@ -43,15 +43,30 @@ def enlarge_picture(picture: Picture, upscale: Callable[[Tensor], Tensor]) -> Pi
     planes = torch.from_numpy(picture.colour.astype(np.float32) / levels)
     lq = planes.permute(2, 0, 1)[None].expand(-1, 3, -1, -1).contiguous()
     sr = upscale(lq)[0].float()
-    if not bool(torch.isfinite(sr).all()):
-        raise NonFiniteError(
-            "the network gave values that are not finite; try again with --dtype float32"
-        )
+    check_finite_image(sr)
     if picture.colour.shape[2] == 1:
         sr = torch.tensordot(torch.tensor(_LUMA, device=sr.device), sr, dims=1)[None]
     colour = _quantise(sr.permute(1, 2, 0).cpu().numpy(), picture.colour.dtype, levels)
     alpha = None if picture.alpha is None else _enlarge_alpha(picture.alpha, levels)
     return Picture(colour, alpha, picture.icc_profile, picture.exif, picture.notes)
+
+
+def check_finite_image(sr: Tensor) -> None:
+    """Refuse what a network gives when it overflows, or its weights are damaged.
+
+    Args:
+        sr: What it gave.
+
+    Raises:
+        NonFiniteError: If a value is NaN or infinite.
+
+    Example:
+        >>> check_finite_image(torch.zeros(1, 3, 4, 4))
+    """
+    if not bool(torch.isfinite(sr).all()):
+        raise NonFiniteError(
+            "the network gave values that are not finite; try again with --dtype float32"
+        )
 
 
 def _quantise(values: NDArray[np.floating[Any]], dtype: np.dtype[Any], levels: int) -> NDArray[Any]:

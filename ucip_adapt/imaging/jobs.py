@@ -117,6 +117,14 @@ def collect_jobs(
         if target in jobs:
             raise ConfigError(f"{jobs[target].source} and {item.source} would both become {target}")
         jobs[target] = _checked(Job(item.source, target))
+    sources = {Path(item.source).resolve(): item.source for item in found}
+    for target, job in jobs.items():
+        other = sources.get(Path(target).resolve())
+        if other is not None and other not in left_out:
+            raise ConfigError(
+                f"{other} would be replaced by the result of {job.source}: choose another folder "
+                "or --suffix"
+            )
     if left_out:
         sys.stderr.write(
             f"left out: {len(left_out)} that are named like results, such as {left_out[0]!r}\n"

@@ -17,14 +17,16 @@ from ucip_adapt.imaging.depth import bits_per_channel, is_negative, is_planar
 from ucip_adapt.imaging.exif import kept
 from ucip_adapt.imaging.picture import Picture
 
-__all__ = ["MAX_INPUT_PIXELS", "read_bytes", "read_picture"]
+__all__ = ["MAX_INPUT_PIXELS", "from_pillow", "read_bytes", "read_picture"]
 
 MAX_INPUT_PIXELS = 16_000_000
 """Default limit: 16 times as many pixels come out, 768 MB of RGB."""
 
 _BITS_OF_PILLOW = 8
+_EXTRA_SAMPLES = 338  # TIFF's tag of what stands behind the colours
 _DEEPEST = 2**16 - 1
 _DEEP_FORMATS = ("PNG", "TIFF", "JPEG2000")
+_HIDDEN = "transparent colour converted to an alpha channel"
 _NOT_OF_JPEG_XL = "a colour profile and EXIF data are not read from JPEG XL"
 _ORIENT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: lambda a: a[:, ::-1],
@@ -69,7 +71,7 @@ def read_picture(source: Path | bytes, *, max_pixels: int = MAX_INPUT_PIXELS) ->
         with _open(data) as image:
             _check(image, max_pixels)
             deep = bits_per_channel(data, image) > _BITS_OF_PILLOW
-            picture = _deep(data, image) if deep else _shallow(image)
+            picture = _deep(data, image) if deep else from_pillow(image)
             # Not before: Pillow turns a TIFF upright while it loads it, and takes the tag out.
             exif = image.getexif()
             turn = _ORIENT.get(exif.get(ExifTags.Base.Orientation, 1))
@@ -166,40 +168,75 @@ def _check(image: Image.Image, max_pixels: int) -> None:
         raise DataError(f"an animation of {image.n_frames} frames; only still pictures")  # type: ignore[attr-defined]
 
 
-def _shallow(image: Image.Image) -> Picture:
-    """A picture of at most 8 bits per channel, or of 16-bit grey."""
+def from_pillow(image: Image.Image) -> Picture:
+    """Take over an image of Pillow's: of at most 8 bits per channel, or of 16-bit grey.
+
+    Args:
+        image: The image; its EXIF data play no part.
+
+    Returns:
+        The picture, with the colour profile, and what was converted in its notes.
+
+    Raises:
+        DataError: If its pixels have 32 bits.
+
+    Example:
+        >>> image = Image.new("L", (6, 4), 200)
+        >>> image.info["transparency"] = 200
+        >>> picture = from_pillow(image)
+        >>> picture.mode, int(picture.alpha.max())
+        ('LA', 0)
+    """
     image.load()
-    mode, notes = image.mode, []
+    mode = image.mode
+    notes: list[str] = []
     icc: bytes | None = image.info.get("icc_profile")
     if mode.startswith("I;16"):
         grey = np.array(image).astype(np.uint16)[..., None]
-        return Picture(_DEEPEST - grey if is_negative(image) else grey, None, icc)
+        planes, notes = _with_hidden_level(grey, image.info.get("transparency"))
+        if is_negative(image):
+            planes[..., 0] = _DEEPEST - planes[..., 0]
+        return _assemble(planes, icc, notes)
     if mode in {"I", "F"}:
         raise DataError(f"pixels of mode '{mode}' (32 bits); convert it to 16-bit PNG first")
     if mode == "1":
-        image, notes = image.convert("L"), ["1-bit picture converted to grey"]
-    elif mode in {"P", "PA"}:
+        hidden = image.info.get("transparency")
+        bits = 255 * np.array(image).astype(np.uint8)[..., None]
+        planes, notes = _with_hidden_level(bits, 255 if hidden else hidden)
+        return _assemble(planes, icc, ["1-bit picture converted to grey", *notes])
+    if mode in {"P", "PA"}:
         target = "RGBA" if image.has_transparency_data else "RGB"
         image, notes = image.convert(target), [f"palette converted to {target}"]
     elif mode == "CMYK":
         image, icc = _from_cmyk(image, icc), None
         notes = ["CMYK converted to RGB"]
+    elif mode in {"La", "RGBa"}:
+        image = image.convert(mode.upper())  # colours that were multiplied by alpha
     elif mode not in {"L", "LA", "RGB", "RGBA"}:
         image, notes = image.convert("RGB"), [f"{mode} converted to RGB"]
     elif image.has_transparency_data and not mode.endswith("A"):
         image = image.convert(mode + "A")  # one colour is marked as transparent
-        notes = ["transparent colour converted to an alpha channel"]
+        notes = [_HIDDEN]
     planes = np.array(image)
     planes = planes[..., None] if planes.ndim == 2 else planes
     return _assemble(planes, icc, notes)
 
 
+def _with_hidden_level(grey: NDArray[Any], hidden: object) -> tuple[NDArray[Any], list[str]]:
+    """Grey, and alpha where one of its levels is marked as transparent; a note says so."""
+    if not isinstance(hidden, int):
+        return grey, []
+    opaque = 255 if grey.dtype == np.uint8 else _DEEPEST
+    alpha = np.where(grey == hidden, 0, opaque).astype(grey.dtype)
+    return np.concatenate([grey, alpha], axis=2), [_HIDDEN]
+
+
 def _deep(data: bytes, image: Image.Image) -> Picture:
     """A picture of more than 8 bits per channel, which Pillow would cut down to 8 in colour."""
     if image.mode[0] in "IF":
-        return _shallow(image)
+        return from_pillow(image)
     if image.format not in _DEEP_FORMATS or image.mode not in {"LA", "RGB", "RGBA"}:
-        picture = _shallow(image)
+        picture = from_pillow(image)
         note = f"more than 8 bits per channel of {image.format} cut down to 8"
         return dataclasses.replace(picture, notes=(*picture.notes, note))
     try:
@@ -222,7 +259,17 @@ def _deep(data: bytes, image: Image.Image) -> Picture:
         planes = np.moveaxis(planes, 0, -1)
     if planes.dtype != np.uint16 or planes.ndim != 3 or planes.shape[2] > 4:
         raise DataError(f"{image.format} with {planes.dtype} pixels of shape {planes.shape}")
+    if _is_multiplied(image) and planes.shape[2] in (2, 4):
+        alpha = np.maximum(planes[..., -1:].astype(np.float64), 1)
+        colour = np.rint(planes[..., :-1] * (_DEEPEST / alpha)).clip(0, _DEEPEST)
+        planes = np.concatenate([colour.astype(np.uint16), planes[..., -1:]], axis=2)
     return _assemble(planes, image.info.get("icc_profile"), [])
+
+
+def _is_multiplied(image: Image.Image) -> bool:
+    """Whether a TIFF says that its colours are multiplied by alpha (ExtraSamples 1)."""
+    tags = getattr(image, "tag_v2", {})
+    return image.format == "TIFF" and tuple(tags.get(_EXTRA_SAMPLES, ()))[:1] == (1,)
 
 
 def _assemble(planes: NDArray[Any], icc: bytes | None, notes: list[str]) -> Picture:
