@@ -143,7 +143,7 @@ def test_a_wrong_output_is_an_error(name: str, tmp_path: Path, small: np.ndarray
 
 def test_a_command_without_quality_has_one_setting(python: str) -> None:
     assert command_codec("command:a {in} {out}").spec.qualities == (0,)
-    with pytest.raises(ConfigError, match="takes q 0 to 0, not 10"):
+    with pytest.raises(ConfigError, match="takes 0 alone, not 10"):
         command_codec("command:a {in} {out}").spec.check_quality(10)
     with pytest.raises(ConfigError, match="has no qualities of its own; name them"):
         parse_settings("command:a {in} {out} {q}", allow_command=True)
@@ -247,6 +247,17 @@ def test_what_a_folder_lacks_is_named(folder: Path, lr: np.ndarray) -> None:
     assert missing.available().reason.endswith("does not exist")
     with pytest.raises(CodecError, match="does not exist"):
         code_image(missing, image, 10, name="one")
+
+
+def test_a_folder_that_is_not_there_is_said_whatever_the_quality(folder: Path) -> None:
+    for qualities in ((), (8,)):
+        with pytest.raises(CodecError, match="does not exist"):
+            parse_settings(f"folder:{folder / 'no'}", qualities, allow_command=True)
+
+
+def test_a_quality_without_a_place_among_the_words_is_said() -> None:
+    with pytest.raises(ConfigError, match=r"has no \{q\} among its words"):
+        parse_settings("command:cp {in} {out}", (8,), allow_command=True)
 
 
 def test_a_folder_without_settings_is_one_setting(folder: Path, lr: np.ndarray) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def test_the_licence_is_that_of_the_weights_own_card(
     # A base of the Hub is in its cache by now.
     asked = []
     monkeypatch.setattr(
-        pretrained, "snapshot_download", lambda *a, **k: asked.append(k["local_files_only"]) or base
+        pretrained, "get_files", lambda *a, **k: asked.append(k["local_files_only"]) or base
     )
     assert merge(base="user/base").licence == "cc-by-sa-4.0"
     assert asked == [False, True]
@@ -108,6 +109,15 @@ def test_what_is_refused(
 ) -> None:
     assert main(["export", "-o", str(tmp_path / "net.pth")]) == 2
     assert "end it in .onnx or .safetensors" in capsys.readouterr().err
+    (tmp_path / "a.safetensors").mkdir()
+    for name, message in [
+        ("nowhere/net.safetensors", "there is no folder"),
+        ("a.safetensors", "is a folder"),
+    ]:
+        argv = ["export", "-o", str(tmp_path / name), "--overwrite", "--base", "not/loaded"]
+        assert main(argv) == 2
+        assert message in capsys.readouterr().err
+    (tmp_path / "a.safetensors").rmdir()
     found = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name == "onnx" else found(name, *a)
@@ -115,6 +125,18 @@ def test_what_is_refused(
     assert main(["export", "-o", str(tmp_path / "net.onnx")]) == 2
     assert 'pip install "ucip-adapt[onnx]"' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_stop_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(_arguments: object, path: Path, *_: object) -> None:
+        path.write_bytes(b"half of it")
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(export, "_write_safetensors", stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["export", "-o", str(tmp_path / "net.safetensors")]) == 130
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_file_that_is_not_the_network_is_an_error(

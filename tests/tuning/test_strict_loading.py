@@ -253,6 +253,13 @@ def test_wrong_configuration(
     expect_refusal(folder, AdapterError, message)
 
 
+def test_an_adapter_of_another_kind_is_said_to_be_one(make_adapter: MakeAdapter) -> None:
+    folder = make_adapter()
+    _edit_config(folder, peft_type="LORA", format_version=None)
+    with pytest.raises(AdapterError, match="of the kind LORA, not of prompts"):
+        DynamicPromptConfig.from_pretrained(folder)
+
+
 def test_fewer_blocks_than_the_adapter_wants(
     make_adapter: MakeAdapter, expect_refusal: Callable[..., None]
 ) -> None:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ucip_adapt import __version__
@@ -61,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0; 2 after a known error, whose text is then one line on stderr; 130 after
-        Ctrl-C; what else a command returns is in `docs/exit_codes.md`.
+        Ctrl-C or SIGTERM; what else a command returns is in `docs/exit_codes.md`.
 
     Example:
         >>> main(["recipes", "--help"])
@@ -70,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: 0
     """
     try:
-        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+        with _stopped_by_sigterm():
+            return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except UcipError as error:
         sys.stderr.write(f"error: {error}\n")
         return _EXIT_CODE_KNOWN_ERROR
@@ -81,6 +85,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read the output has gone (`| head`); the interpreter must not try to flush it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _EXIT_CODE_BROKEN_PIPE
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does: with what is half written taken away."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python lets only the main thread set handlers
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ucip_adapt.errors import ConfigError, NonFiniteError
+from ucip_adapt.errors import ConfigError, DataError, NonFiniteError
 
 if TYPE_CHECKING:
     from ucip_adapt.models import UCIP
@@ -61,6 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
             f"cannot tell the format of '{path.name}': end it in .onnx or .safetensors, or give "
             "--format"
         )
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: give the name of a file")
+    if not path.parent.is_dir():
+        raise ConfigError(f"there is no folder {path.parent} to write {path.name} into: make it")
     if path.exists() and not arguments.overwrite:
         raise ConfigError(f"{path} exists: give --overwrite, or another name")
     if file_format == "onnx":
@@ -77,9 +81,12 @@ def run(arguments: argparse.Namespace) -> int:
     merged = merge(adapter, base=arguments.base, revision=arguments.revision)
     metadata = merged.metadata(cuts_windows=file_format == "safetensors")
     write = _write_onnx if file_format == "onnx" else _write_safetensors
-    with replaced(path) as temporary:  # what fails its check replaces nothing
-        differences = write(arguments, temporary, merged.network, metadata)
-        _refuse_wrong(arguments, path, differences)
+    try:
+        with replaced(path) as temporary:  # what fails its check replaces nothing
+            differences = write(arguments, temporary, merged.network, metadata)
+            _refuse_wrong(arguments, path, differences)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
     report = {
         "file": path.name,
         "format": file_format,

@@ -81,7 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Enlarge everything; 0 if all went well, 3 if some pictures failed."""
     from ucip_adapt.imaging.batch import BatchOptions, run_jobs
     from ucip_adapt.imaging.jobs import collect_jobs
+    from ucip_adapt.models.bounded.plan import parse_memory
 
+    if arguments.max_memory is not None:
+        parse_memory(arguments.max_memory)  # before the first picture: it is wrong for all
     jobs = collect_jobs(
         arguments.inputs,
         arguments.output,

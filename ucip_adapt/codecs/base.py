@@ -107,6 +107,10 @@ class CodecSpec:
         """
         low, high = self.quality_range
         if not low <= quality <= high:
+            if self.family == "command" and low == high:
+                raise ConfigError(
+                    f"{self.name} has no {{q}} among its words: it takes 0 alone, not {quality}"
+                )
             raise ConfigError(f"{self.name} takes {self.parameter} {low} to {high}, not {quality}")
         if self.stored and quality not in self.qualities:
             known = ", ".join(map(str, self.qualities))

@@ -91,7 +91,12 @@ def parse_settings(
         >>> [str(setting) for setting in parse_settings("webp", (10, 40))]
         ['webp:10', 'webp:40']
     """
-    spec = get_codec(codec, allow_command=allow_command).spec
+    found = get_codec(codec, allow_command=allow_command)
+    spec = found.spec
+    if (
+        spec.family == "folder"
+    ):  # of a folder that is not there, qualities would be the wrong complaint
+        require_available(spec.name, found.available())
     chosen = qualities or spec.qualities
     if not chosen:
         raise ConfigError(

@@ -143,6 +143,13 @@ class DynamicPromptConfig(PeftConfig):
         Raises:
             AdapterError: If the file has no format version, a newer major one, or names no base.
         """
+        kind = getattr(kwargs.get("peft_type"), "value", kwargs.get("peft_type"))
+        if kind not in (None, METHOD):
+            raise AdapterError(
+                f"{CONFIG_FILE} says that this is an adapter of the kind {kind}, not of prompts: "
+                "put it on its base with PEFT's own PeftModel.from_pretrained, as its card shows; "
+                "recipes/evaluate.py measures it"
+            )
         version = kwargs.get("format_version")
         check_format_version(version, _FORMAT_VERSION, what=CONFIG_FILE, error=AdapterError)
         if not kwargs.get("base_fingerprint"):
