@@ -33,9 +33,9 @@ from ucip_adapt.codecs.learned.weights import save_codec
 from ucip_adapt.config import option, run_recipe, unused
 from ucip_adapt.data import load_eval_set
 from ucip_adapt.data.benchmarks import data_root
+from ucip_adapt.digests import sha256_of
 from ucip_adapt.errors import ConfigError
 from ucip_adapt.models.sampling import Sampler
-from ucip_adapt.training.atomic import sha256_of
 from ucip_adapt.training.collective import finish_training
 from ucip_adapt.training.ema import EMA
 from ucip_adapt.training.guard import GuardedStep, check_finite

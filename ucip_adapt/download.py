@@ -23,6 +23,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
     RevisionNotFoundError,
 )
 
+from ucip_adapt.digests import sha256_of
 from ucip_adapt.errors import UcipError
 
 __all__ = ["get_files", "reachable"]
@@ -148,7 +149,7 @@ def _damaged(folder: Path, patterns: Sequence[str]) -> str | None:
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
         name = path.resolve().name
         if _SHA256.fullmatch(name):
-            found = hashlib.sha256(path.read_bytes()).hexdigest()
+            found = sha256_of(path)
         elif _GIT_SHA1.fullmatch(name):
             data = path.read_bytes()
             found = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # noqa: S324 - git's

@@ -18,7 +18,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ucip_adapt.codecs.base import Availability, CodecSpec, Degraded, check_rgb, require_available
-from ucip_adapt.codecs.weights import file_sha256, find_weights, read_state_dict
+from ucip_adapt.codecs.program import file_sha256
+from ucip_adapt.codecs.weights import find_weights, read_state_dict
 from ucip_adapt.errors import CodecError
 
 if TYPE_CHECKING:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from pathlib import Path
 
+from ucip_adapt.digests import cached_sha256_of
 from ucip_adapt.errors import CodecError
 
 __all__ = ["file_sha256"]
@@ -32,13 +31,6 @@ def file_sha256(path: Path) -> str:
         e3b0c44298fc1c14
     """
     try:
-        state = path.stat()
-        return _digest(path, state.st_mtime_ns, state.st_size)
+        return cached_sha256_of(path)
     except OSError as error:
         raise CodecError(f"cannot read {path}: {error}") from error
-
-
-@functools.cache  # FFmpeg has 173 MB: a third of a second
-def _digest(path: Path, _modified_ns: int, _size: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

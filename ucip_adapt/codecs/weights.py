@@ -14,7 +14,7 @@ from ucip_adapt.errors import CodecError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["SUFFIXES", "file_sha256", "find_weights", "read_state_dict"]
+__all__ = ["SUFFIXES", "find_weights", "read_state_dict"]
 
 SUFFIXES = (".safetensors", ".pth.tar", ".pth", ".pt")
 """Endings of weight files; where several fit, the first in this order counts."""
@@ -78,34 +78,6 @@ def _download(repo_id: str, names: tuple[str, ...]) -> Path:
         raise CodecError(
             f"'{repo_id}' is no folder, and no Hub repository that can be reached: {first_line}"
         ) from error
-
-
-def file_sha256(path: Path) -> str:
-    """Sha256 of a file; computed once per process as long as it does not change.
-
-    Args:
-        path: The file.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Raises:
-        CodecError: If it cannot be read.
-    """
-    try:
-        state = path.stat()
-        return _sha256(path, state.st_size, state.st_mtime_ns)
-    except OSError as error:
-        raise CodecError(f"cannot read the weights {path}: {error}") from error
-
-
-@functools.lru_cache(maxsize=64)
-def _sha256(path: Path, size: int, changed_ns: int) -> str:
-    del size, changed_ns  # they are in the key alone
-    import hashlib
-
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from ucip_adapt.digests import sha256_of
 from ucip_adapt.errors import DataError
 
 __all__ = ["ArrayCache", "CachedArray", "default_cache_dir", "file_digest"]
@@ -60,8 +61,7 @@ def file_digest(path: Path) -> str:
         e3b0c44298fc1c14
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise DataError(f"cannot read image {path}: {error}") from error
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ucip_adapt.assets import shipped_adapter_folder, shipped_adapters
+from ucip_adapt.digests import sha256_of
 from ucip_adapt.errors import AdapterError, ConfigError, UcipError, unknown_name
 from ucip_adapt.hub.fetch import fetch_adapter, inside
-from ucip_adapt.training.atomic import sha256_of
 from ucip_adapt.tuning.config import CONFIG_FILE, WEIGHTS_FILE, DynamicPromptConfig
 
 __all__ = ["AdapterInfo", "Check", "describe_adapter", "locate_adapter", "verify_adapter"]

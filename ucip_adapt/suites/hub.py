@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ucip_adapt.digests import sha256_of
 from ucip_adapt.errors import DataError
 from ucip_adapt.suites.read import BuiltSuite
-from ucip_adapt.training.atomic import sha256_of
 
 __all__ = ["files_to_push", "push_suite", "render_suite_card", "write_suite_card"]
 

@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from ucip_adapt.data.cache import ArrayCache, CachedArray, file_digest
 from ucip_adapt.data.degrade import DegradedImage, Pixels, Setting, read_gt
+from ucip_adapt.digests import sha256_of
 from ucip_adapt.errors import ConfigError, DataError
 from ucip_adapt.suites.records import MANIFEST_NAME, Layout, read_manifest
 from ucip_adapt.suites.shards import read_rows
-from ucip_adapt.training.atomic import sha256_of
 
 __all__ = ["BuiltSuite", "open_suite"]
 

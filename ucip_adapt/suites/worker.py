@@ -19,11 +19,11 @@ from ucip_adapt.codecs.base import code_image
 from ucip_adapt.codecs.streams import use_streams
 from ucip_adapt.data.bicubic import EdgeRule, bicubic_down4
 from ucip_adapt.data.degrade import read_gt, require_codec
+from ucip_adapt.digests import sha256_of
 from ucip_adapt.errors import CodecError, DataError
 from ucip_adapt.suites.plan import PlannedSetting
 from ucip_adapt.suites.records import Layout, Quarantined, ShardRecord
 from ucip_adapt.suites.shards import png_bytes, write_shard
-from ucip_adapt.training.atomic import sha256_of
 
 __all__ = ["BlockTask", "build_block"]
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import uuid
 from pathlib import Path
 
-__all__ = ["sha256_of", "sync_directory", "sync_file", "write_atomically"]
+__all__ = ["sync_directory", "sync_file", "write_atomically"]
 
 
 def sync_file(path: Path) -> None:
@@ -59,9 +58,3 @@ def write_atomically(path: Path, data: bytes) -> None:
         beside.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
-
-
-def sha256_of(path: Path) -> str:
-    """Checksum of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

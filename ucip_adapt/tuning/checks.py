@@ -12,8 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ucip_adapt.digests import sha256_of
 from ucip_adapt.errors import AdapterError, AdapterKeyError, AdapterShapeError, AdapterValueError
-from ucip_adapt.tuning.config import DynamicPromptConfig, sha256_of
+from ucip_adapt.tuning.config import DynamicPromptConfig
 
 __all__ = ["KEY_PREFIX", "check_file", "check_tensors", "read_tensors"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import warnings
 from dataclasses import dataclass, field, fields
@@ -12,6 +11,7 @@ from typing import Any, Literal, Self, get_args
 from huggingface_hub import hf_hub_download
 from peft import PeftConfig
 
+from ucip_adapt.digests import sha256_of
 from ucip_adapt.errors import AdapterError, ConfigError, unknown_name
 from ucip_adapt.formats import check_format_version
 from ucip_adapt.tuning.register import METHOD, register
@@ -216,12 +216,6 @@ class DynamicPromptConfig(PeftConfig):
         weights = Path(save_directory) / WEIGHTS_FILE
         self.weights_sha256 = sha256_of(weights) if weights.is_file() else None
         super().save_pretrained(str(save_directory), **kwargs)
-
-
-def sha256_of(path: Path) -> str:
-    """Hash of a file's bytes, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _find_weights(source: str, subfolder: str | None, download: dict[str, Any]) -> Path:

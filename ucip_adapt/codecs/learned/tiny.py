@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import time
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -20,6 +19,7 @@ from ucip_adapt.codecs.base import (
     require_available,
 )
 from ucip_adapt.codecs.learned.container import LARGEST_SIDE, Header, pack, unpack
+from ucip_adapt.digests import cached_sha256_of
 from ucip_adapt.errors import CodecError
 
 if TYPE_CHECKING:
@@ -155,8 +155,7 @@ class TinyCodec:
         return Degraded(self.decode(stream), num_bytes=len(stream), seconds=seconds)
 
     def _sha256(self) -> str:
-        stat = self.path.stat()
-        return _sha256_of(self.path, stat.st_mtime_ns, stat.st_size)
+        return cached_sha256_of(self.path)
 
     def _coder(self) -> tuple[Coder, str]:
         require_available(self.spec.name, self.available())
@@ -164,12 +163,7 @@ class TinyCodec:
         return _load(self.path, self.spec.name, stat.st_mtime_ns, stat.st_size), self._sha256()
 
 
-# Cached by time and size as well, so that weights written anew are read anew.
-@functools.lru_cache(maxsize=32)
-def _sha256_of(path: Path, time_ns: int, size: int) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
+# By time and size as well, so that weights written anew are read anew.
 @functools.lru_cache(maxsize=8)
 def _load(path: Path, name: str, time_ns: int, size: int) -> Coder:
     from ucip_adapt.codecs.learned.weights import load_codec

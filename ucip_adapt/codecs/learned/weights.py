@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -129,8 +128,3 @@ def _metadata(data: bytes) -> dict[str, Any]:
     header = json.loads(data[8 : 8 + length])
     about: dict[str, Any] = json.loads(header["__metadata__"]["ucip_adapt"])
     return about
-
-
-def sha256_of_file(path: Path) -> str:
-    """Checksum of a file's bytes, for fingerprints and streams."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
