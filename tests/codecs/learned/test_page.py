@@ -56,6 +56,8 @@ def test_what_the_page_says_of_them(record):
     assert min(over["hevc-x265"]["tiny-elic"]["psnr_rgb"]) > 0
     assert min(over["tiny-mse"]["tiny-msssim"]["ms_ssim"]) > 0
     assert max(over["tiny-mse"]["tiny-msssim"]["psnr_rgb"]) < 0
+    first, *others = over["tiny-mse"]["tiny-perceptual"]["psnr_rgb"]
+    assert first < 2 * min(others) < 0
     for mine, plain in zip(rows(record, "tiny-perceptual"), rows(record, "tiny-mse"), strict=False):
         assert mine["bpp"] == plain["bpp"]
         assert mine["detail_kept"] > plain["detail_kept"]

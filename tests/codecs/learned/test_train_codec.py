@@ -253,6 +253,17 @@ def test_crops_are_a_function_of_seed_and_index(folders):
         CodecCrops(images, patch_size=64, seed=0)
 
 
+@pytest.mark.parametrize("rates", [3, 4])
+def test_every_rate_sees_both_scales_alike(rates):
+    """The recipe takes a sample's rate from its number, as the remainder by the rates."""
+    quarters, halves = np.zeros((48, 48, 3), np.uint8), np.full((96, 96, 3), 255, np.uint8)
+    crops = CodecCrops([quarters, quarters, halves, halves], patch_size=48, seed=0)
+    halved = np.array([crops[index]["image"].mean().item() for index in range(400 * rates)])
+    shares = halved.reshape(-1, rates).mean(axis=0)
+    # One in three of 400 draws, within three standard deviations.
+    assert shares == pytest.approx(np.full(rates, 1 / 3), abs=3 * (2 / 9 / 400) ** 0.5)
+
+
 def test_half_size_is_matlabs_too():
     """The kernel of ``imresize(image, 1/2)`` by weights written out, rounded between the axes."""
     distances = (np.arange(8) - 3.5) / 2

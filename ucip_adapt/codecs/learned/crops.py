@@ -44,8 +44,8 @@ def reduced(paths: Iterable[Path]) -> list[NDArray[np.uint8]]:
 class CodecCrops(Dataset[CodecCrop]):
     """Crops of reduced images; a sample is a function of seed and index alone.
 
-    Two samples of three come from images at a quarter, which is what super-resolution codes; a half
-    of the clean image gives more, and smoother, places to learn from.
+    Of three samples, two on average come from images at a quarter, which is what super-resolution
+    codes; a half of the clean image gives more, and smoother, places to learn from.
 
     Args:
         images: As :func:`reduced` returns them.
@@ -71,7 +71,10 @@ class CodecCrops(Dataset[CodecCrop]):
         """Cut sample number ``index``, any number from 0."""
         random = np.random.default_rng([self._seed, index])
         count = len(self._images) // 2
-        image = self._images[int(random.integers(count)) + (count if index % 3 == 0 else 0)]
+        # Drawn and not counted off: the recipe takes a sample's rate from its number, and by
+        # ``index % 3`` one of three rates would see halves and nothing else.
+        halved = random.integers(3) == 0
+        image = self._images[int(random.integers(count)) + (count if halved else 0)]
         top = int(random.integers(image.shape[0] - self._size + 1))
         left = int(random.integers(image.shape[1] - self._size + 1))
         crop = image[top : top + self._size, left : left + self._size]
