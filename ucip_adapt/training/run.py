@@ -339,7 +339,11 @@ def resume_run(
     checkpoints: Checkpoints,
     optimizer: torch.optim.Optimizer | AcceleratedOptimizer,
 ) -> int:
-    """Go on from the checkpoint that the options name.
+    """Go on from the checkpoint that the options name; the last call before the loop.
+
+    Whatever the options name, processes part their random states here. Until now these were equal,
+    so that all processes built the same network; what is drawn while training, such as the noise of
+    a codec's quantiser, has to differ between them, or more processes would not mean more noise.
 
     Args:
         cfg: The options.
@@ -353,6 +357,8 @@ def resume_run(
     Raises:
         CheckpointError: As :meth:`.Checkpoints.resume` does.
     """
+    if accelerator.process_index > 0:  # the main process goes on as a run of one process does
+        set_seed(cfg.seed, device_specific=True)
     if cfg.resume_from_checkpoint is None:
         return 0
     step = checkpoints.resume(

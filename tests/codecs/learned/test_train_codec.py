@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, debug_launcher
 from accelerate.state import AcceleratorState, GradientState
 
 from ucip_adapt.assets import image_folder
@@ -54,14 +54,19 @@ def folders(tmp_path_factory) -> Path:
     return root
 
 
+def words_of(folders: Path, output: Path) -> list[str]:
+    """Flags of a run of 4 steps."""
+    words = ["--train_data_dir", str(folders / "train"), "--output_dir", str(output)]
+    words += ["--validation_data_dir", str(folders / "validation"), "--patch_size", "48"]
+    return [*words, "--max_train_steps", "4", "--train_batch_size", "4", "--log_steps", "2"]
+
+
 @pytest.fixture
 def train(recipe, folders, monkeypatch):
     def go(output: Path, *flags: str, stop_at: int | None = None) -> dict:
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
-        words = ["--train_data_dir", str(folders / "train"), "--output_dir", str(output)]
-        words += ["--validation_data_dir", str(folders / "validation"), "--patch_size", "48"]
-        words += ["--max_train_steps", "4", "--train_batch_size", "4", "--log_steps", "2"]
+        words = words_of(folders, output)
         with monkeypatch.context() as patch:
             if stop_at is not None:
                 step = recipe.GuardedStep.step
@@ -189,6 +194,38 @@ def test_one_process_writes(train, tmp_path, monkeypatch):
     monkeypatch.setattr(Accelerator, "is_main_process", False)
     assert train(tmp_path) == {}
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] in ([], [".lock"])
+
+
+@pytest.fixture(scope="module")
+def two_processes(recipe, folders, tmp_path_factory) -> list[dict]:
+    """For each of two processes: the noise that it added, and what its run returned."""
+    folder = tmp_path_factory.mktemp("two")
+    words = [*words_of(folders, folder), "--train_batch_size", "2"]
+    draw = torch.rand_like
+
+    def run() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        drawn: list[torch.Tensor] = []
+
+        def watch(values: torch.Tensor) -> torch.Tensor:
+            drawn.append(draw(values))
+            return drawn[-1]
+
+        torch.rand_like = watch
+        record = recipe.main(parse_config(recipe.Options, words))
+        torch.save({"noise": drawn, "record": record}, folder / f"{Accelerator().process_index}.pt")
+
+    debug_launcher(run, num_processes=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def test_processes_add_their_own_noise(two_processes):
+    one, two = (process["noise"] for process in two_processes)
+    assert len(one) == len(two) > 4
+    for ours, theirs in zip(one, two, strict=True):
+        assert ours.shape == theirs.shape
+        assert not torch.equal(ours, theirs)
 
 
 class Watched(torch.Tensor):
