@@ -27,6 +27,7 @@ from ucip_adapt.codecs.learned.discriminator import PatchDiscriminator, discrimi
 from ucip_adapt.codecs.learned.ms_ssim import ms_ssim
 from ucip_adapt.codecs.learned.network import TinyNetwork, build_network
 from ucip_adapt.codecs.learned.presets import Distortion, get_preset
+from ucip_adapt.codecs.learned.rate_means import RateMeans
 from ucip_adapt.codecs.learned.scoring import score_codec
 from ucip_adapt.codecs.learned.starting import start_from
 from ucip_adapt.codecs.learned.weights import save_codec
@@ -185,6 +186,10 @@ def main(cfg: Options) -> dict[str, Any]:
         accelerator, optimizer, parameters, policy=cfg.nonfinite, max_grad_norm=cfg.max_grad_norm
     )
     accelerator.register_for_checkpointing(guard)
+    means = RateMeans(accelerator, len(cfg.weights))
+    accelerator.register_for_checkpointing(means)
+    if cfg.adversarial:  # last: checkpoints of earlier versions end before it
+        accelerator.register_for_checkpointing(judge_guard)
     checkpoints = make_checkpoints(
         cfg, accelerator, critical=("codec", "weights", "adversarial", "start_from")
     )
@@ -209,8 +214,6 @@ def main(cfg: Options) -> dict[str, Any]:
         worker_init_fn=isolate_worker,
         generator=torch.Generator(),
     )
-    # Images, bpp and distortion of each rate.
-    sums = torch.zeros(3, len(weights), device=accelerator.device)
     with StopRequest() as stop, progress_bar(cfg, accelerator, step) as bar:
         for batch in loader:
             learning_rate = learning_rate_at(
@@ -240,23 +243,21 @@ def main(cfg: Options) -> dict[str, Any]:
                 opponent.requires_grad_(True)
             if guard.step(step):
                 ema.update(step)
+                means.add(rate, bpp, distortion)
             step += 1
             bar.update()
             bar.set_postfix(
                 loss=f"{guard.running_loss:.4f}", lr=f"{learning_rate:.1e}", skipped=guard.skipped
             )
             logged = {"train_loss": guard.last_loss, "learning_rate": learning_rate}
-            values = torch.stack([torch.ones_like(bpp), bpp.detach(), distortion.detach()])
-            sums.index_add_(1, rate, values)
             if step % cfg.log_steps == 0:
-                bpps, distortions = (sums[1:] / sums[0]).tolist()
+                bpps, distortions = means.take()
                 curve.append({"step": step, "bpp": bpps, preset.distortion: distortions})
                 for i, (b, d) in enumerate(zip(bpps, distortions, strict=True), start=1):
                     logged |= {f"bpp/{i}": b, f"{preset.distortion}/{i}": d}
                 pairs = zip(bpps, distortions, strict=True)
                 text = ", ".join(f"{b:.3f} bpp {d:.4g}" for b, d in pairs)
                 say(accelerator, f"step {step}: loss {guard.running_loss:.4f}; {text}")
-                sums.zero_()
             accelerator.log(logged, step=step)
             asked = stop.agreed(accelerator)
             if asked or (cfg.checkpointing_steps and step % cfg.checkpointing_steps == 0):
@@ -303,6 +304,7 @@ def main(cfg: Options) -> dict[str, Any]:
             "rows": [dataclasses.asdict(score) for score in scores],
             "curve": curve.points,
             "skipped_steps": guard.skipped,
+            "skipped_steps_of_opponent": judge_guard.skipped if cfg.adversarial else 0,
         },
         files={path.name: sha256_of(path)},
     )

@@ -94,8 +94,10 @@ def train(recipe, folders, monkeypatch):
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(train, tmp_path, codec):
     flags = ["--codec", codec, *KINDS[codec]]
     whole = train(tmp_path / "whole", *flags)
-    assert train(tmp_path / "parts", *flags, stop_at=2) == {}
-    train(tmp_path / "parts", *flags, "--resume_from_checkpoint", "latest")
+    # Between two points of the curve: what was counted towards the next one has to come along.
+    assert train(tmp_path / "parts", *flags, stop_at=3) == {}
+    parts = train(tmp_path / "parts", *flags, "--resume_from_checkpoint", "latest")
+    assert parts["scores"]["curve"] == whole["scores"]["curve"]
     name = f"{codec}.safetensors"
     first, second = (load_codec(tmp_path / run / name) for run in ("whole", "parts"))
     for key, value in first.network.state_dict().items():
@@ -106,8 +108,58 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(train, tmp_path, codec):
     assert results == json.loads(json.dumps(whole))
     rows = results["scores"]["rows"]
     assert [row["quality"] for row in rows] == list(range(1, first.network.config.rates + 1))
-    assert results["scores"]["curve"][-1]["step"] == 4
+    assert [point["step"] for point in results["scores"]["curve"]] == [2, 4]
     assert first.training["steps"] == 4
+
+
+def test_skipped_steps_of_the_opponent_are_counted(recipe, train, tmp_path, monkeypatch):
+    """Also those before a stop."""
+    compute, calls = recipe.discriminator_loss, []
+
+    def spoilt(real, coded):
+        calls.append(1)
+        return compute(real, coded) * (math.nan if len(calls) == 1 else 1)
+
+    monkeypatch.setattr(recipe, "discriminator_loss", spoilt)
+    flags = ["--codec", "tiny-perceptual", *KINDS["tiny-perceptual"]]
+    assert train(tmp_path, *flags, stop_at=2) == {}
+    scores = train(tmp_path, *flags, "--resume_from_checkpoint", "latest")["scores"]
+    assert (scores["skipped_steps"], scores["skipped_steps_of_opponent"]) == (0, 1)
+
+
+def test_a_skipped_step_is_not_in_the_means(train, tmp_path, monkeypatch):
+    """They are in the checkpoint, which is not published where it holds NaN."""
+    cut = CodecCrops.__getitem__
+
+    def spoilt(self, index):
+        sample = cut(self, index)
+        return {**sample, "image": sample["image"] * (math.nan if index == 2 else 1)}
+
+    monkeypatch.setattr(CodecCrops, "__getitem__", spoilt)
+    scores = train(tmp_path, "--start_from", str(TINY_MSE.path), "--checkpointing_steps", "1")[
+        "scores"
+    ]
+    assert scores["skipped_steps"] == 1
+    for point in scores["curve"]:
+        assert np.isfinite(point["bpp"]).all()
+        assert np.isfinite(point["mse"]).all()
+
+
+def test_a_checkpoint_without_the_means_is_continued(train, tmp_path):
+    """As earlier versions left them: the second point is of the step after it alone."""
+    flags = ["--codec", "tiny-perceptual", *KINDS["tiny-perceptual"]]
+    assert train(tmp_path, *flags, stop_at=3) == {}
+    folder = tmp_path / "checkpoints" / "step-00000003"
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    before = ["EMA", "Clock", "Curve", "GuardedStep"]
+    assert manifest["objects"] == [*before, "RateMeans", "GuardedStep"]
+    manifest["objects"] = before
+    for number in (4, 5):
+        manifest["files"].pop(f"object-{number}.pt")
+        (folder / f"object-{number}.pt").unlink()
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    done = train(tmp_path, *flags, "--resume_from_checkpoint", "latest")
+    assert [point["step"] for point in done["scores"]["curve"]] == [2, 4]
 
 
 def test_the_tracker_gets_losses_and_the_rates_rates(train, tmp_path):
@@ -226,6 +278,14 @@ def test_processes_add_their_own_noise(two_processes):
     for ours, theirs in zip(one, two, strict=True):
         assert ours.shape == theirs.shape
         assert not torch.equal(ours, theirs)
+
+
+def test_the_curve_is_of_all_processes(two_processes):
+    """Two of four rates fall to each process, in every step."""
+    assert two_processes[1]["record"] == {}
+    for point in two_processes[0]["record"]["scores"]["curve"]:
+        assert np.isfinite(point["bpp"]).all()
+        assert np.isfinite(point["mse"]).all()
 
 
 class Watched(torch.Tensor):
