@@ -260,6 +260,23 @@ def test_r9_force_accepts_them(run, copy):
     assert len(done.losses) == 1
 
 
+def test_r9_forced_into_other_micro_batches(run, kept, copy):
+    """The same samples in each step, cut in two: every update is of both halves."""
+    with pytest.warns(CheckpointWarning, match="gradient_accumulation_steps: 1 in the checkpoint"):
+        done = run(
+            "tune_prompts",
+            copy(1),
+            resume_from_checkpoint="latest",
+            train_batch_size=1,
+            gradient_accumulation_steps=2,
+            force=True,
+        )
+    assert done.losses == pytest.approx(kept.losses[1:], abs=1e-4)
+    ours, theirs = read_safetensors(done.bytes()), read_safetensors(kept.bytes())
+    for name, value in theirs.items():
+        np.testing.assert_allclose(ours[name], value, atol=1e-4, err_msg=name)
+
+
 def test_r9_options_that_do_not_matter_may_change(run, kept, copy):
     done = run(
         "tune_prompts",

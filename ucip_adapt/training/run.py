@@ -369,6 +369,8 @@ def resume_run(
     # The optimizer's state has brought its old decays back; after --force others may be recorded.
     for group in optimizer.param_groups:
         group["betas"] = (cfg.adam_beta1, cfg.adam_beta2)
+    # So has Accelerate's count of micro-batches, by which it knows the last one of a step.
+    accelerator.step = step * accelerator.gradient_accumulation_steps
     say(accelerator, f"resumed    at step {step}")
     return step
 
