@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from ucip_adapt.config import run_recipe
+from ucip_adapt.experiments import runner
 from ucip_adapt.experiments.runner import Runner
 from ucip_adapt.training.results import read_results
 
@@ -335,6 +336,24 @@ def test_a_cell_of_another_runner_is_left_to_it(stage) -> None:
     assert (report.busy, report.finished) == ([LOW], [HIGH, BICUBIC, BASE])
     assert LOW not in "".join(stage.made())
     assert stage.runner().run().finished == [LOW, DPM]
+
+
+def test_a_cell_that_another_runner_finishes_meanwhile_is_not_made_again(
+    stage, monkeypatch
+) -> None:
+    """Between the look at the ledger and the claim of its folder."""
+    claim = runner.lock_folder
+
+    def late(folder: Path, owner: object) -> None:
+        monkeypatch.setattr(runner, "lock_folder", claim)
+        stage.runner().run(only=(BASE,))
+        stage.lines.append("-- claimed")
+        claim(folder, owner)
+
+    monkeypatch.setattr(runner, "lock_folder", late)
+    assert stage.runner().run(only=(BASE,)).finished == [BASE]
+    after = stage.lines[stage.lines.index("-- claimed") + 1 :]
+    assert after == [f"finished  {BASE}: by another runner"]
 
 
 def test_parts_made_on_another_base_are_not_used(stage) -> None:

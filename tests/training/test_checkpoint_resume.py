@@ -152,6 +152,20 @@ class Counter:
         self.state = state
 
 
+def test_a_random_state_that_is_not_restored_is_an_error(tmp_path, monkeypatch):
+    """Accelerate logs it at a level that nobody reads, and goes on."""
+    make(tmp_path, nn.Linear(2, 1)).save(1)
+    torch.rand(1)
+    checkpoints = make(tmp_path, nn.Linear(2, 1))
+
+    def fail(state):
+        raise RuntimeError("RNG state is wrong size")
+
+    monkeypatch.setattr(torch, "set_rng_state", fail)
+    with pytest.raises(CheckpointError, match=r"random state in .*step-00000001 could not be rest"):
+        checkpoints.resume("latest")
+
+
 def test_number_of_registered_objects_must_agree(tmp_path):
     make(tmp_path, nn.Linear(2, 1), registered=[Counter({"a": 1})]).save(1)
     with pytest.raises(CheckpointError, match=r"states of \['Counter'\], this run registers \[\]"):

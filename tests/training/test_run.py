@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 import torch
 from accelerate import Accelerator, debug_launcher
 from accelerate.state import AcceleratorState, GradientState
 from torch import nn
+from torch.utils.data import Dataset
 
+from ucip_adapt.errors import CheckpointError
 from ucip_adapt.training.options import TrainingOptions
-from ucip_adapt.training.run import make_accelerator, make_checkpoints, resume_run
+from ucip_adapt.training.run import (
+    _CRITICAL,
+    make_accelerator,
+    make_checkpoints,
+    resume_run,
+    training_loader,
+)
 
 
 def start(cfg: TrainingOptions) -> tuple[Accelerator, nn.Module, torch.optim.Optimizer]:
@@ -66,3 +77,104 @@ def test_one_process_draws_as_if_nothing_were_parted(tmp_path):
     torch.manual_seed(3)
     nn.Linear(3, 2)
     assert torch.equal(alone["first"], torch.rand(4))
+
+
+# -- options --------------------------------------------------------------------------------------
+
+CHANGES = {
+    "train_data_dir": ("elsewhere",),
+    "suite_dir": Path("suite"),
+    "max_train_samples": 5,
+    "patch_size": 16,
+    "train_batch_size": 4,
+    "gradient_accumulation_steps": 2,
+    "learning_rate": 0.5,
+    "lr_scheduler": "constant",
+    "lr_schedule_steps": 900,
+    "lr_warmup_steps": 7,
+    "lr_milestones": (5,),
+    "max_train_steps": 301,
+    "adam_beta1": 0.5,
+    "adam_beta2": 0.9,
+    "max_grad_norm": 2.0,
+    "ema_decay": 0.5,
+    "loss": "l1",
+    "mixed_precision": "bf16",
+    "matmul_precision": "high",
+    "seed": 1,
+}
+# Where a run reads, writes and reports, how quickly, and what it does when something goes wrong.
+# Samplers and recomputed activations are the same function to rounding.
+HARMLESS = {
+    "validation_data_dir",
+    "data",
+    "cache_dir",
+    "output_dir",
+    "sampler",
+    "gradient_checkpointing",
+    "nonfinite",
+    "dataloader_num_workers",
+    "validation_steps",
+    "checkpointing_steps",
+    "checkpoints_total_limit",
+    "checkpoint_errors",
+    "resume_from_checkpoint",
+    "force",
+    "allow_world_change",
+    "report_to",
+    "dry_run",
+}
+
+
+def test_every_option_is_either_critical_or_harmless():
+    assert set(_CRITICAL) == set(CHANGES)
+    assert set(CHANGES) | HARMLESS == {field.name for field in fields(TrainingOptions)}
+    assert not set(CHANGES) & HARMLESS
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_CPU", "1")
+        cfg = TrainingOptions(output_dir=tmp_path_factory.mktemp("before"))
+        accelerator, *_ = start(cfg)
+        return make_checkpoints(cfg, accelerator).save(1)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_r9_a_changed_critical_option_is_refused(checkpoint, tmp_path, name):
+    given = {"output_dir": tmp_path, "resume_from_checkpoint": str(checkpoint)}
+    if name == "lr_milestones":  # which no other schedule takes
+        given["lr_scheduler"] = "multistep"
+    cfg = TrainingOptions(**given, **{name: CHANGES[name]})
+    accelerator, _, optimizer = start(TrainingOptions(output_dir=tmp_path))
+    checkpoints = make_checkpoints(cfg, accelerator)
+    listed = rf"other options \((lr_scheduler: .*; )?{name}: [^;]* in the checkpoint, [^;]* now\)"
+    with pytest.raises(CheckpointError, match=rf"{listed}\. Start .* accept the change by --force"):
+        resume_run(cfg, accelerator, checkpoints, optimizer)
+
+
+def test_r9_unchanged_options_are_accepted(checkpoint, tmp_path):
+    cfg = TrainingOptions(output_dir=tmp_path, resume_from_checkpoint=str(checkpoint))
+    accelerator, _, optimizer = start(cfg)
+    assert resume_run(cfg, accelerator, make_checkpoints(cfg, accelerator), optimizer) == 1
+
+
+# -- data -----------------------------------------------------------------------------------------
+
+
+class Numbers(Dataset):
+    """Stands for the crops: a sample is its number."""
+
+    def __getitem__(self, index):
+        return torch.tensor(index)
+
+
+def test_a_loader_draws_nothing_from_the_global_generator(tmp_path):
+    """A continued run starts one more loader than the whole run did."""
+    cfg = TrainingOptions(output_dir=tmp_path, train_batch_size=2, max_train_steps=3)
+    accelerator, *_ = start(cfg)
+    before = torch.get_rng_state()
+    batches = [batch.tolist() for batch in training_loader(cfg, Numbers(), accelerator, 1)]
+    assert batches == [[2, 3], [4, 5]]
+    assert torch.equal(before, torch.get_rng_state())
