@@ -241,7 +241,9 @@ def main(cfg: Options) -> dict[str, Any]:
     accelerator.register_for_checkpointing(guard)
     # Earlier versions recorded a preset also beside a base, where it says nothing.
     critical = ("prompt", "settings", *(("preset",) if cfg.preset is not None else ()))
-    checkpoints = make_checkpoints(cfg, accelerator, critical=critical)
+    checkpoints = make_checkpoints(
+        cfg, accelerator, critical=critical, images_sha256=crops.images_sha256()
+    )
     step = resume_run(cfg, accelerator, checkpoints, optimizer)
     compute_loss = LOSSES[cfg.loss]
     clock.lap("data")

@@ -119,7 +119,11 @@ def main(cfg: Options) -> dict[str, Any]:
     accelerator.register_for_checkpointing(guard)
     critical = ("pretrained_model_name_or_path", "codec", "qualities", "trainable")
     checkpoints = make_checkpoints(
-        cfg, accelerator, critical=critical, base_fingerprint=base.fingerprint
+        cfg,
+        accelerator,
+        critical=critical,
+        base_fingerprint=base.fingerprint,
+        images_sha256=crops.images_sha256(),
     )
     step = resume_run(cfg, accelerator, checkpoints, optimizer)
     compute_loss = LOSSES[cfg.loss]

@@ -164,7 +164,11 @@ def main(cfg: Options) -> dict[str, Any]:
         "peft_method",
     )
     checkpoints = make_checkpoints(
-        cfg, accelerator, critical=critical, base_fingerprint=base.fingerprint
+        cfg,
+        accelerator,
+        critical=critical,
+        base_fingerprint=base.fingerprint,
+        images_sha256=crops.images_sha256(),
     )
     step = resume_run(cfg, accelerator, checkpoints, optimizer)
     compute_loss = LOSSES[cfg.loss]

@@ -189,3 +189,28 @@ def test_what_cannot_be_cropped_is_refused_at_the_start() -> None:
     askew = {setting: pixels[:7] for setting, pixels in good.lq.items()}
     with pytest.raises(DataError, match=r"askew at jpeg:10: truth \(32, 48\) is not four times"):
         PairedCrops([DegradedImage("askew", good.gt, askew)], patch_size=4, seed=0)
+
+
+def test_a_digest_of_names_pixels_and_order():
+    def crops(*images):
+        made = [
+            DegradedImage(name, gt, {Setting("webp", 10): gt[::4, ::4].copy()})
+            for name, gt in images
+        ]
+        return PairedCrops(made, patch_size=4, seed=0)
+
+    black, spot = np.zeros((32, 48, 3), np.uint8), np.zeros((32, 48, 3), np.uint8)
+    spot[31, 47, 2] = 1
+    found = [
+        crops(*images).images_sha256()
+        for images in (
+            [("a", black), ("b", spot)],
+            [("a", spot), ("b", black)],
+            [("b", spot), ("a", black)],
+            [("a", black), ("c", spot)],
+            [("a", black)],
+            [("a", black.reshape(48, 32, 3)), ("b", spot)],
+        )
+    ]
+    assert len(set(found)) == len(found)
+    assert found[0] == crops(("a", black[:]), ("b", spot.copy())).images_sha256()

@@ -250,6 +250,23 @@ def test_r9_another_base_of_the_same_name(run, world, copy):
         path.write_bytes(before)
 
 
+@pytest.mark.parametrize("before", ["0" * 64, None], ids=["others", "not recorded"])
+def test_r9_other_images_in_the_same_folder(run, copy, before):
+    """As though the checkpoint were of other ones; earlier versions did not record them."""
+    folder = copy(2)
+    path = folder / "checkpoints" / "step-00000002" / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    assert len(manifest["run_config"].pop("images_sha256")) == 64
+    if before is None:
+        path.write_text(json.dumps(manifest), encoding="utf-8")
+        assert len(run("tune_prompts", folder, resume_from_checkpoint="latest").losses) == 1
+        return
+    manifest["run_config"]["images_sha256"] = before
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r'other options \(images_sha256: "0+" in the check'):
+        run("tune_prompts", folder, resume_from_checkpoint="latest")
+
+
 def test_r9_force_accepts_them(run, copy):
     with pytest.warns(
         CheckpointWarning, match=r"learning_rate: 0\.03 in the checkpoint, 0\.01 now"

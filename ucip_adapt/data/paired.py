@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -134,6 +135,22 @@ class PairedCrops(Dataset[CropSample]):
         self.patch_size = patch_size
         self.seed = seed
         self._order: tuple[int, NDArray[np.intp]] = (-1, np.zeros(0, np.intp))
+
+    def images_sha256(self) -> str:
+        """What a crop is cut from: a digest of the true images' names and pixels, in order.
+
+        Returns:
+            64 hexadecimal digits; other images, or another order, give others.
+
+        Raises:
+            DataError: If the image cache changed during the run.
+        """
+        digest = hashlib.sha256()
+        for image in self.images:
+            pixels = np.ascontiguousarray(image.gt)
+            digest.update(f"{image.name} {pixels.shape} ".encode())
+            digest.update(pixels.data)
+        return digest.hexdigest()
 
     def _image(self, index: int) -> DegradedImage:
         epoch, place = divmod(index, len(self.images))

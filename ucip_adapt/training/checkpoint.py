@@ -72,6 +72,8 @@ class Checkpoints:
             accumulation steps.
         critical_keys: Options that a continued run must share (codec, trainable set, learning rate,
             ...).
+        measured_keys: What else it must share, as far as the checkpoint has it: earlier versions
+            did not record everything.
         on_write_error: What to do when a checkpoint cannot be written: ``"stop"`` raises,
             ``"continue"`` warns and training goes on. Earlier checkpoints stay loadable either way.
         save_trainable_only: Leave frozen parameters and buffers out of the checkpoint; a PEFT model
@@ -106,6 +108,7 @@ class Checkpoints:
         total_limit: int | None,
         run_config: Mapping[str, Any],
         critical_keys: Sequence[str],
+        measured_keys: Sequence[str] = (),
         on_write_error: OnWriteError = "stop",
         save_trainable_only: bool = False,
     ) -> None:
@@ -115,7 +118,7 @@ class Checkpoints:
             )
         if on_write_error not in get_args(OnWriteError):
             raise unknown_name("value of on_write_error", on_write_error, get_args(OnWriteError))
-        for key in critical_keys:
+        for key in (*critical_keys, *measured_keys):
             if key not in run_config:
                 raise unknown_name("critical key", key, run_config)
         if accelerator.project_configuration.automatic_checkpoint_naming:
@@ -125,6 +128,7 @@ class Checkpoints:
         # As it will come back from the manifest: tuples become lists, paths become strings.
         self._run_config: dict[str, Any] = json.loads(json.dumps(dict(run_config), default=str))
         self._critical_keys = list(critical_keys)
+        self._measured_keys = list(measured_keys)
         self._on_write_error = on_write_error
         self._trainable_only = save_trainable_only
         self._step_on_disk: int | None = None
@@ -349,7 +353,7 @@ class Checkpoints:
         old, new = manifest.run_config, self._run_config
         differing = [
             f"{key}: {shown(old, key)} in the checkpoint, {shown(new, key)} now"
-            for key in self._critical_keys
+            for key in (*self._critical_keys, *(k for k in self._measured_keys if k in old))
             # An option younger than the checkpoint was what None says: not used.
             if json.dumps(old.get(key)) != json.dumps(new.get(key))
         ]

@@ -312,6 +312,7 @@ def make_checkpoints(
     *,
     critical: Sequence[str] = (),
     base_fingerprint: str | None = None,
+    images_sha256: str | None = None,
 ) -> Checkpoints:
     """Checkpoints under ``OUTPUT_DIR/checkpoints``, of the trained parameters only.
 
@@ -321,13 +322,19 @@ def make_checkpoints(
         critical: Options of the recipe, besides the common ones, that a resumed run must share.
         base_fingerprint: Of the base, whose name may stand for other weights by then; its frozen
             parameters are in no checkpoint. None where all parameters are.
+        images_sha256: Of the training images, whose folder's name may stand for others by then.
     """
     return Checkpoints(
         accelerator,
         cfg.output_dir / "checkpoints",
         total_limit=cfg.checkpoints_total_limit,
-        run_config={**to_dict(cfg), "base_fingerprint": base_fingerprint},
+        run_config={
+            **to_dict(cfg),
+            "base_fingerprint": base_fingerprint,
+            "images_sha256": images_sha256,
+        },
         critical_keys=[*_CRITICAL, *critical, "base_fingerprint"],
+        measured_keys=["images_sha256"],
         on_write_error=cfg.checkpoint_errors,
         save_trainable_only=True,
     )
