@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import ucip_adapt
 from ucip_adapt.cli import COMMANDS, main
@@ -151,6 +152,15 @@ def test_env_as_table_and_json_say_the_same(
     assert rows["torch"] == found["versions"]["torch"]
     assert rows["cpu_cores"] == str(found["cpu_cores"])
     assert set(rows) - {"item"} == (set(found) - {"versions"}) | set(found["versions"])
+
+
+def test_env_names_a_gpu_that_a_run_could_use(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a GPU as {device}")
+    assert main(["env", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["gpu"] == "a GPU as cuda"
 
 
 @pytest.mark.parametrize(

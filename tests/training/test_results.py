@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from ucip_adapt.errors import ConfigError, UnknownNameError
 from ucip_adapt.training import atomic, results
+from ucip_adapt.training.options import TrainingOptions
+from ucip_adapt.training.run import hardware_line
 
 
 def test_environment_names_versions_and_hides_the_machine(repo_root):
@@ -22,6 +26,36 @@ def test_environment_names_versions_and_hides_the_machine(repo_root):
     text = json.dumps(found)
     for secret in (platform.node(), str(repo_root), str(Path.home())):
         assert secret not in text or len(secret) < 3
+
+
+@pytest.fixture
+def visible_gpu(monkeypatch):
+    """torch sees a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"a GPU as {device}")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_a_gpu_that_is_only_visible_is_not_recorded(visible_gpu, monkeypatch):
+    assert results.environment()["gpu"] is None, "nothing was set up to compute on it"
+    assert results.environment("cpu")["gpu"] is None
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    assert Accelerator().device.type == "cpu"
+    assert results.environment()["gpu"] is None
+    record = results.run_record("x", TrainingOptions(), seconds={}, parameters={}, scores={})
+    assert record["environment"]["gpu"] is None
+    assert "a GPU" not in hardware_line()
+
+
+def test_a_gpu_that_is_computed_on_is_recorded(visible_gpu, monkeypatch):
+    assert results.environment("cuda:1")["gpu"] == "a GPU as cuda:1"
+    Accelerator(cpu=True)
+    monkeypatch.setattr(PartialState(), "device", torch.device("cuda", 0))
+    assert results.environment()["gpu"] == "a GPU as cuda:0"
+    assert hardware_line().startswith("a GPU as cuda:0; torch ")
 
 
 def git(folder, *words):

@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what `results.json` also records; neither host name nor paths are in it."""
-    found = environment()
+    import torch
+
+    found = environment("cuda" if torch.cuda.is_available() else "cpu")  # what a run could use
     if arguments.json:
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
         return 0

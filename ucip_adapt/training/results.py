@@ -31,12 +31,15 @@ import warnings
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ucip_adapt.config import to_dict
 from ucip_adapt.errors import ConfigError, UcipError, unknown_name
 from ucip_adapt.formats import check_format_version
 from ucip_adapt.training.atomic import write_atomically
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "FORMAT_VERSION",
@@ -75,14 +78,18 @@ class ResultsError(UcipError):
     """A results file is missing, damaged or of a format that this version cannot read."""
 
 
-def environment() -> dict[str, Any]:
+def environment(device: str | torch.device | None = None) -> dict[str, Any]:
     """Where a number came from: versions, hardware and commit, but no host name and no path.
+
+    Args:
+        device: What was computed on; None takes the device of the run's Accelerator, and the CPU
+            where none was made.
 
     Returns:
         ``versions`` (python and libraries; null where one is not installed), ``system``, ``cpu``,
-        ``cpu_cores``, ``torch_threads``, ``gpu`` (name or null), ``processes`` (of the run) and
-        ``commit`` (of the checkout that the package is run from, with ``+dirty`` if tracked files
-        were changed, else null).
+        ``cpu_cores``, ``torch_threads``, ``gpu`` (name of the one computed on, or null),
+        ``processes`` (of the run) and ``commit`` (of the checkout that the package is run from,
+        with ``+dirty`` if tracked files were changed, else null).
 
     Example:
         >>> sorted(environment())
@@ -100,10 +107,27 @@ def environment() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cpu_cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": _gpu(_device_of_the_run() if device is None else torch.device(device)),
         "processes": distributed.get_world_size() if several else 1,
         "commit": _commit(Path(__file__).resolve()),
     }
+
+
+def _device_of_the_run() -> torch.device:
+    import torch
+    from accelerate.state import AcceleratorState, is_initialized
+
+    if not is_initialized():
+        return torch.device("cpu")
+    device: torch.device = AcceleratorState().device
+    return device
+
+
+def _gpu(device: torch.device) -> str | None:
+    """Its name. One that is only visible says nothing: ACCELERATE_USE_CPU=1 leaves it alone."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
 def _version(distribution: str) -> str | None:
