@@ -208,6 +208,10 @@ def test_a_second_stage_whose_first_is_known_has_no_problem(make_folder) -> None
         ({"images": ()}, "results.json names no training images"),
         ({"start": "runs/stage1"}, "started from 'runs/stage1', and results.json does not say"),
         (
+            {"start": "s", "earlier": [{"train_data_dir": ["CID22"], "suite_dir": "built"}]},
+            "trained on 'the images of the suite built'",
+        ),
+        (
             {"start": "runs/stage1", "earlier": [{"train_data_dir": ["DF2K"]}]},
             "trained on 'DF2K'",
         ),

@@ -142,6 +142,23 @@ def test_the_licence_follows_the_images(record, folders, free):
         assert any(SHIPPABLE_IMAGES.get(name, name) in line for line in training_images(record))
 
 
+def test_a_built_suite_is_no_known_set(record, base_record):
+    """Without ``--train_data_dir`` a run records the default, which it did not read."""
+    suite = {"train_data_dir": ["embedded"], "suite_dir": "runs/embedded"}
+    record["config"] |= suite
+    base_record["parameters"]["stages"] = [STAGE, {**STAGE, **suite}]
+    cards = [adapter_card(record), base_card("b", UCIPConfig.preset("tiny"), base_record)]
+    for one, card in zip((record, base_record), cards, strict=True):
+        assert licence_id(one) == ModelCard(card).data.license == "other"
+        assert "settle the terms" in weights_licence(one)
+        assert "the images of the suite runs/embedded" in weights_licence(one)
+        assert "\n- the images of the suite runs/embedded\n" in card
+    assert "GB82" not in weights_licence(record) + cards[0]
+    # The suite's build does not lend its name to anything: this is a folder of somebody's.
+    record["config"] |= {"train_data_dir": ["suite"], "suite_dir": None}
+    assert training_images(record) == ["images of the user's 'suite'"]
+
+
 def test_the_terms_of_research_images_are_said(record):
     record["config"]["train_data_dir"] = ["BSDS500", "mine"]
     assert training_images(record) == [

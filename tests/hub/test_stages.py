@@ -5,7 +5,13 @@ from __future__ import annotations
 import json
 
 from ucip_adapt.assets import shipped_bases
-from ucip_adapt.hub.stages import crops_per_step, describe_stage, previous_stages, stage_summary
+from ucip_adapt.hub.stages import (
+    crops_per_step,
+    describe_stage,
+    image_sets,
+    previous_stages,
+    stage_summary,
+)
 
 CONFIG = {
     "train_data_dir": ["embedded"],
@@ -50,6 +56,15 @@ def test_the_codec_of_a_tuned_network_is_its_damage():
     stage = stage_summary(config, {"training": 1.0}, {**ENVIRONMENT, "gpu": "H200"})
     assert stage["settings"] == ["webp:10", "webp:20"]
     assert stage["hardware"] == "H200"
+
+
+def test_a_stage_on_a_built_suite_says_so():
+    """The default of ``--train_data_dir`` is recorded beside it and was not read."""
+    stage = stage_summary({**CONFIG, "suite_dir": "runs/webp"}, {"training": 1.0}, ENVIRONMENT)
+    assert image_sets(stage) == ["the images of the suite runs/webp"]
+    without = stage_summary({**CONFIG, "suite_dir": None}, {"training": 1.0}, ENVIRONMENT)
+    assert image_sets(without) == ["embedded"]
+    assert "suite_dir" not in without
 
 
 def test_stages_are_handed_on(tmp_path):

@@ -18,6 +18,7 @@ from ucip_adapt.data import read_rgb
 from ucip_adapt.data.bicubic import bicubic_down4
 from ucip_adapt.data.paired import PairedCrops, to_tensor
 from ucip_adapt.errors import CheckpointError, ConfigError, NonFiniteError, UnknownNameError
+from ucip_adapt.hub.cards import licence_id, training_sets
 from ucip_adapt.models import UCIP, UCIPConfig
 from ucip_adapt.training.checkpoint import CheckpointWarning
 from ucip_adapt.training.results import TOP_LEVEL_KEYS
@@ -390,10 +391,14 @@ def test_a_built_suite_gives_the_same_crops(run, world, tmp_path):
         assert all(torch.equal(one[key], two[key]) for key in one)
     assert built.lines[0] == f"images     2 from {out}, a build of mine"
     assert built.record["config"]["settings"] == ["jpeg:10", "jpeg:40", "webp:20"]
+    assert training_sets(built.record) == ["the images of the suite .../built"]
     options = {"codec": "webp", "qualities": (20,), "max_train_steps": 1}
     fly = run("tune_prompts", tmp_path / "tuned", **options)
+    options["train_data_dir"] = ("embedded",)  # the default, which is not read here
     built = run("tune_prompts", tmp_path / "tuned2", suite_dir=Path(out), **options)
     assert torch.equal(fly.batches[0]["lq"], built.batches[0]["lq"])
+    assert licence_id(built.record) == "other"
+    assert training_sets(built.record) == ["the images of the suite .../built"]
     with pytest.raises(ConfigError, match=r"has no webp:10; it has jpeg:10, jpeg:40, webp:20"):
         run("tune_prompts", tmp_path / "none", suite_dir=Path(out), codec="webp", qualities=(10,))
     with pytest.raises(ConfigError, match="--suite_dir says itself which suite it holds"):

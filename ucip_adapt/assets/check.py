@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ucip_adapt.hub.stages import image_sets
+
 __all__ = ["SHIPPABLE_IMAGES", "weights_folder_problems"]
 
 SHIPPABLE_IMAGES = {"CID22": "CID22", "embedded": "training split of GB82"}
@@ -75,7 +77,7 @@ def _missing(folder: Path, choice: tuple[str, ...]) -> Iterator[str]:
 def _trained_on(results: dict[str, Any]) -> list[str]:
     """Image sets of all training stages that led to the weights."""
     stages = results["parameters"].get("stages") or [results["config"]]
-    return sorted({name for stage in stages for name in stage["train_data_dir"]})
+    return sorted({name for stage in stages for name in image_sets(stage)})
 
 
 def _results_problems(folder: Path, results: dict[str, Any], names: list[str]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from ucip_adapt.assets import shipped_base_folder
 from ucip_adapt.experiments.statistics import bootstrap_sets
 from ucip_adapt.experiments.tables import HOLE, Table, read_json
+from ucip_adapt.hub.stages import image_sets
 from ucip_adapt.training.results import read_results
 
 __all__ = [
@@ -80,7 +81,7 @@ def stages(records: Mapping[str, Mapping[str, Any]]) -> Table:
             name,
             str(number),
             str(len(stage["settings"])),
-            " + ".join(stage["train_data_dir"]),
+            " + ".join(image_sets(stage)),
             *_shape(stage),
         )
         for name, record in records.items()

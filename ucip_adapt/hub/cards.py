@@ -9,7 +9,7 @@ from huggingface_hub import ModelCardData
 
 from ucip_adapt.assets import ALIASES, shipped_bases
 from ucip_adapt.codecs.base import short_name
-from ucip_adapt.hub.stages import crops_per_step, damage_of, describe_stage
+from ucip_adapt.hub.stages import SUITE, crops_per_step, damage_of, describe_stage, image_sets
 from ucip_adapt.models.config import UCIPConfig
 
 __all__ = [
@@ -44,7 +44,8 @@ def training_sets(record: Mapping[str, Any]) -> list[str]:
         record: Results in the schema of :mod:`ucip_adapt.training.results`.
 
     Returns:
-        As ``--train_data_dir`` named them; of a base whose own training is not known, its name.
+        As ``--train_data_dir`` named them, or the suite of ``--suite_dir``; of a base whose own
+        training is not known, its name.
 
     Example:
         >>> training_sets({"config": {"train_data_dir": ["embedded"]}, "parameters": {}})
@@ -52,7 +53,7 @@ def training_sets(record: Mapping[str, Any]) -> list[str]:
     """
     config, stages = record["config"], record["parameters"].get("stages")
     start = config.get("pretrained_model_name_or_path")
-    names = [name for stage in stages or [config] for name in stage["train_data_dir"]]
+    names = [name for stage in stages or [config] for name in image_sets(stage)]
     if stages is not None and start and len(stages) < 2:
         names.insert(0, f"whatever the base {start} was trained on")
     return list(dict.fromkeys(names))
@@ -74,7 +75,8 @@ def training_images(record: Mapping[str, Any]) -> list[str]:
     phrases = []
     for name in training_sets(record):
         known = _LICENCES.get(name)
-        own = name if name.startswith("whatever") else f"images of the user's '{name}'"
+        in_words = name.startswith(("whatever", SUITE))
+        own = name if in_words else f"images of the user's '{name}'"
         phrases.append(f"{known[1]}, {known[0]}" if known else own)
     return phrases
 

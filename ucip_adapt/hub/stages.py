@@ -9,7 +9,18 @@ from typing import Any
 from ucip_adapt.assets import shipped_base_folder
 from ucip_adapt.training.results import read_results
 
-__all__ = ["crops_per_step", "damage_of", "describe_stage", "previous_stages", "stage_summary"]
+__all__ = [
+    "SUITE",
+    "crops_per_step",
+    "damage_of",
+    "describe_stage",
+    "image_sets",
+    "previous_stages",
+    "stage_summary",
+]
+
+SUITE = "the images of the suite "
+"""What stands before the folder of a built suite where image sets are named."""
 
 
 def crops_per_step(config: Mapping[str, Any], environment: Mapping[str, Any]) -> int:
@@ -48,6 +59,24 @@ def damage_of(config: Mapping[str, Any]) -> list[str]:
     return [f"{config['codec']}:{quality}" for quality in config["qualities"]]
 
 
+def image_sets(config: Mapping[str, Any]) -> list[str]:
+    """Names of the image sets that a run, or one stage of it, was trained on.
+
+    Args:
+        config: The run's options, or what :func:`stage_summary` gave.
+
+    Returns:
+        As ``--train_data_dir`` named them; with ``--suite_dir`` the suite, whose manifest does not
+        say which sets its images are of.
+
+    Example:
+        >>> image_sets({"train_data_dir": ["embedded"], "suite_dir": "runs/webp"})
+        ['the images of the suite runs/webp']
+    """
+    suite = config.get("suite_dir")
+    return [f"{SUITE}{suite}"] if suite is not None else list(config["train_data_dir"])
+
+
 def stage_summary(
     config: Mapping[str, Any], seconds: Mapping[str, float], environment: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -59,14 +88,17 @@ def stage_summary(
         environment: Where it ran.
 
     Returns:
-        Images, settings, steps, crops, rate, seed, seconds and hardware.
+        Images (with the built suite, where there was one), settings, steps, crops, rate, seed,
+        seconds and hardware.
 
     Raises:
         KeyError: If one of them is missing.
     """
+    suite = config.get("suite_dir")
     names = ("train_data_dir", "max_train_steps", "train_batch_size", "patch_size")
     return {
         **{name: config[name] for name in (*names, "learning_rate", "ema_decay", "seed")},
+        **({"suite_dir": suite} if suite is not None else {}),
         "settings": damage_of(config),
         "crops_per_step": crops_per_step(config, environment),
         "training_seconds": seconds["training"],

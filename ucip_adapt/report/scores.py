@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from ucip_adapt.hub.stages import image_sets
 from ucip_adapt.report.markup import HOLE, Html, Row, Section, details, table
 from ucip_adapt.report.plots import Mark, Series, dot_plot, xy_plot
 from ucip_adapt.report.sources import Source
@@ -211,7 +212,7 @@ def runs_section(sources: Sequence[Source]) -> Section:
                     str(config.get("pretrained_model_name_or_path") or "random weights"),
                     codecs,
                     f"{trained:,}" if isinstance(trained, int) else HOLE,
-                    ", ".join(map(str, config.get("train_data_dir", ()))),
+                    ", ".join(map(str, image_sets({"train_data_dir": (), **config}))),
                     str(config.get("max_train_steps", HOLE)),
                     f"{config['learning_rate']:g}" if config.get("learning_rate") else HOLE,
                     ", ".join(_each(scores.places, 0)),
