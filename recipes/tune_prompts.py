@@ -51,6 +51,7 @@ from ucip_adapt.tuning import (
     protocol_for,
     trainable_parameters,
 )
+from ucip_adapt.tuning.adapters import is_base_folder
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ def main(cfg: Options) -> dict[str, Any]:
     )
     accelerator = make_accelerator(cfg)
     base = UCIP.from_pretrained(cfg.pretrained_model_name_or_path, revision=cfg.revision)
+    # Asked now: what is a folder today may look like a repository when the run has ended.
+    base_is_folder = is_base_folder(cfg.pretrained_model_name_or_path)
     protocol = protocol_for(base, cfg.protocol, everything=False)
     row = f"{protocol.name}: {protocol.text}"
     if cfg.gradient_checkpointing:
@@ -228,6 +231,7 @@ def main(cfg: Options) -> dict[str, Any]:
             "total": total,
             "trained": trained,
             "base_fingerprint": base.fingerprint,
+            "base_is_folder": base_is_folder,
             "protocol": protocol.name,
         },
         scores={

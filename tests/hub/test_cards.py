@@ -221,7 +221,21 @@ def test_a_base_that_is_a_folder_is_no_repository(record, name):
     record["config"]["pretrained_model_name_or_path"] = name
     card = ModelCard(adapter_card(record))
     assert "base_model" not in card.data.to_dict()
-    assert 'this/folder", UCIP.from_pretrained("path/to/the/base"))' in card.text
+    assert 'this/folder", base=UCIP.from_pretrained("path/to/the/base"))' in card.text
+
+
+@pytest.mark.parametrize("method", ["prompts", "lora"])
+def test_a_folder_with_one_slash_is_no_repository(record, method):
+    """``runs/latest``, where recipes write, could be one; the run knew better."""
+    record["config"] |= {"peft_method": method, "pretrained_model_name_or_path": "runs/latest"}
+    record["parameters"]["base_is_folder"] = True
+    card = ModelCard(adapter_card(record))
+    assert "base_model" not in card.data.to_dict()
+    assert 'UCIP.from_pretrained("path/to/the/base")' in card.text
+    assert "| base | `latest`, fingerprint" in card.text
+    assert "runs/latest" not in card.text
+    record["parameters"]["base_is_folder"] = False
+    assert ModelCard(adapter_card(record)).data.base_model == "runs/latest"
 
 
 @pytest.mark.parametrize("method", ["lora", "dora"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -17,9 +18,15 @@ from ucip_adapt.codecs import get_codec
 from ucip_adapt.data import read_rgb
 from ucip_adapt.data.bicubic import bicubic_down4
 from ucip_adapt.data.paired import to_tensor
+from ucip_adapt.errors import ConfigError
 from ucip_adapt.models import UCIP
 from ucip_adapt.training.results import TOP_LEVEL_KEYS, read_results
-from ucip_adapt.tuning import DynamicPromptConfig, add_prompt_adapter, count_adapter
+from ucip_adapt.tuning import (
+    DynamicPromptConfig,
+    add_prompt_adapter,
+    count_adapter,
+    load_prompt_adapter,
+)
 
 STEPS = 6
 QUALITIES = (10, 40)
@@ -307,6 +314,33 @@ def test_a_prompt_free_base_receives_prompts_as_row_ii(world, run, tmp_path):
     done = check_only_the_set_moved(world, run, tmp_path / "out", steps=3, base="prompt-free")
     assert done.record["parameters"]["protocol"] == "ii"
     assert any(line.startswith("protocol   ii: prompts added") for line in done.lines)
+
+
+@pytest.mark.parametrize("method", ["prompts", "lora"])
+@pytest.mark.parametrize("place", ["runs/base", "absolute", "gone at the end"])
+def test_folders_of_this_machine_are_not_passed_on(
+    world, run, tmp_path, monkeypatch, method, place
+):
+    monkeypatch.chdir(tmp_path)
+    folder = shutil.copytree(world.bases["prompted"], tmp_path / "runs" / "base")
+    name = str(folder) if place == "absolute" else "runs/base"
+    gone = {1: lambda _: shutil.rmtree(folder)} if place == "gone at the end" else {}
+    options = {"peft_method": method, "pretrained_model_name_or_path": name}
+    done = run("tune_prompts", tmp_path / "out", at=gone, max_train_steps=1, **options)
+    config = json.loads(done.bytes("adapter_config.json"))
+    assert config["base_model_name_or_path"] == "base"
+    card = ModelCard.load(done.folder / "README.md")
+    assert "base_model" not in card.data.to_dict()
+    assert 'UCIP.from_pretrained("path/to/the/base")' in card.text
+    for file in ("adapter_config.json", "results.json", "README.md"):
+        assert str(tmp_path) not in done.bytes(file).decode(), file
+    base = UCIP.from_pretrained(world.bases["prompted"])
+    if method == "prompts":
+        with pytest.raises(ConfigError, match=r"names as its base 'base', .* give that yourself"):
+            load_prompt_adapter(done.folder)
+        assert load_prompt_adapter(done.folder, base=base).peft_config
+    else:
+        assert PeftModel.from_pretrained(base, str(done.folder)).peft_config
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -339,10 +340,10 @@ def test_the_base_is_found_by_its_name(
     ("name", "error", "message"),
     [
         ("", AdapterError, "does not name its base"),
-        ("{folder}", ConfigError, "names a folder as its base.*If you trust it"),
-        ("/etc/passwd", ConfigError, "names a folder"),
+        ("{folder}", ConfigError, "'base', which is no shipped one and not on the Hub.*give that"),
+        ("/no/such/secret", ConfigError, "'secret', which is no shipped one"),
         ("nobody/no-such-base", BaseFormatError, "from the Hub"),
-        ("no such base", ConfigError, "no base 'no such base'"),
+        ("no such/base/at all", ConfigError, "no base 'no such/base/at all'"),
     ],
 )
 def test_bases_that_are_not_fetched(
@@ -355,6 +356,19 @@ def test_bases_that_are_not_fetched(
     with pytest.raises(error, match=message):
         load_prompt_adapter(folder)
     assert load_prompt_adapter(folder, make_base()).peft_config
+    assert str(tmp_path) not in (folder / "adapter_config.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["{folder}", "/etc/passwd"])
+def test_a_file_does_not_choose_a_folder(name: str, make_base: MakeBase, tmp_path: Path) -> None:
+    make_base().save_pretrained(tmp_path / "base")
+    folder = save_prompt_adapter(add_prompt_adapter(make_base()), tmp_path / "adapter")
+    config = folder / "adapter_config.json"
+    values = json.loads(config.read_text(encoding="utf-8"))
+    values["base_model_name_or_path"] = name.format(folder=tmp_path / "base")
+    config.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"names a folder as its base.*If you trust it"):
+        load_prompt_adapter(folder)
 
 
 @pytest.mark.gpu

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from huggingface_hub import ModelCardData
@@ -156,9 +157,15 @@ def _start(record: Mapping[str, Any]) -> str:
     return "random weights"
 
 
-def _can_be_fetched(name: str) -> bool:
-    """Whether a base has a name that means the same everywhere: shipped, or on the Hub."""
-    return name in shipped_bases() or (name.count("/") == 1 and not name.startswith("."))
+def _base_of(record: Mapping[str, Any]) -> tuple[str, bool]:
+    """Name of an adapter's base, and whether it means the same everywhere: shipped, or on the Hub.
+
+    Of a folder it is the last part: the others say where somebody keeps things.
+    """
+    name = _released(record["config"]["pretrained_model_name_or_path"])
+    if record["parameters"].get("base_is_folder"):
+        return PurePath(name).name or name, False
+    return name, name in shipped_bases() or (name.count("/") == 1 and not name.startswith("."))
 
 
 def cell_text(text: str) -> str:
@@ -326,13 +333,13 @@ def adapter_card(record: Mapping[str, Any]) -> str:
     options, parameters, about = record["config"], record["parameters"], record["environment"]
     codec, method = short_name(options["codec"]), options["peft_method"]
     prompts = method == "prompts"
-    name, patch = _released(options["pretrained_model_name_or_path"]), options["patch_size"]
+    (name, known), patch = _base_of(record), options["patch_size"]
     data = ModelCardData(
         license=licence_id(record),
         library_name="peft",
         # The Hub refuses a card that names anything but a repository here.
-        base_model=name if _can_be_fetched(name) else None,
-        base_model_relation="adapter" if _can_be_fetched(name) else None,
+        base_model=name if known else None,
+        base_model_relation="adapter" if known else None,
         pipeline_tag="image-to-image",
         tags=["ucip", "compressed-image-super-resolution", f"codec:{codec}", "adapter"],
         metrics=["psnr", "ssim"],
@@ -386,23 +393,23 @@ Mean PSNR in dB / SSIM, protocol y-c4, on {sets}.
 ## Use
 
 ```python
-{_adapter_use(name, prompts=prompts)}
+{_adapter_use(name if known else None, prompts=prompts)}
 sr = model.get_base_model().upscale(torch.rand(1, 3, 48, 64))  # (1, 3, 192, 256)
 ```
 """
 
 
-def _adapter_use(base: str, *, prompts: bool) -> str:
-    known = _can_be_fetched(base)
-    load_base = f'UCIP.from_pretrained("{base if known else "path/to/the/base"}")'
+def _adapter_use(base: str | None, *, prompts: bool) -> str:
+    """Code that loads an adapter; without a base of a known name, the reader's own path."""
+    load_base = f'UCIP.from_pretrained("{base or "path/to/the/base"}")'
     if not prompts:
         return f"""import torch
 from peft import PeftModel
 from ucip_adapt import UCIP
 
 model = PeftModel.from_pretrained({load_base}, "path/to/this/folder").eval()"""
-    second = "" if known else f", {load_base}"
+    second = "" if base else f", base={load_base}"
     return f"""import torch
-from ucip_adapt import {"" if known else "UCIP, "}load_prompt_adapter
+from ucip_adapt import {"" if base else "UCIP, "}load_prompt_adapter
 
 model = load_prompt_adapter("path/to/this/folder"{second})"""

@@ -95,6 +95,9 @@ def publish_adapter(
         PublishError: If the files cannot be written (full disk); older ones are as they were.
     """
     config = adapter.peft_config[adapter.active_adapter]
+    name = config.base_model_name_or_path
+    if name and record["parameters"].get("base_is_folder"):
+        config.base_model_name_or_path = Path(name).absolute().name  # the folder may be gone by now
     with _staged(folder) as stage:
         if picture is not None:
             picture(stage / PICTURE)
