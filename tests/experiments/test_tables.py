@@ -10,7 +10,9 @@ import pytest
 import synthetic_cells as made
 
 from ucip_adapt.errors import DataError
+from ucip_adapt.experiments.cells import METHODS, Cell, asked_qualities
 from ucip_adapt.experiments.compare import Finished, Place, difference, read_cells
+from ucip_adapt.experiments.plan import planned_config
 from ucip_adapt.experiments.tables import (
     ROWS,
     PaperCell,
@@ -55,6 +57,34 @@ def test_difference_is_that_of_a_loop():
     assert (found.seeds.low, found.seeds.high) == pytest.approx(tuple(by_seed), abs=1e-4)
     assert found.overall.low < found.overall.mean < found.overall.high
     assert found.overall.images == 19, "an image counts once, whatever number of qualities"
+
+
+def test_cells_of_a_part_of_the_qualities_have_a_table_of_their_own():
+    """Row iv of seed 0 at 10 alone is no other seed of it, whatever it was measured at."""
+    part = {"cell": "net-v1_webp_dpm_q10_full_seed3", "qualities": [10]}
+    records = [
+        *made.table_of_cells(),
+        made.cell(seed=3, gain=0.9, qualities=(10,), config=part),
+        made.cell("base", row="i", qualities=(10,), config={"cell": "net-v1_webp_base_q10_full"}),
+    ]
+    cells = finished(*records)
+    whole, own = sorted(
+        matrices([cell.config for cell in cells], "webp"), key=lambda matrix: matrix.qualities
+    )
+    assert (whole.qualities, own.qualities) == ((), (10,))
+    assert own.text.startswith("webp at 10 alone, net-v1, ")
+    assert [cell.seed for cell in choose_rows(cells, whole, "dpm")["iv"]] == [0, 1, 2]
+    rows = choose_rows(cells, own, "dpm")
+    assert [cell.id for cell in rows["i"] + rows["iv"]] == [records[-1]["config"]["cell"],
+                                                            part["cell"]]  # fmt: skip
+    assert table_3(rows, own, paper={}, prompts="dpm").header[-1] == "webp 10"
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_the_qualities_asked_for_are_read_off_any_cell(name):
+    for qualities in ((), (10,), (20, 10)):
+        cell = Cell("webp", name, "net_q5-v1" if name != "bicubic" else None, qualities=qualities)
+        assert asked_qualities(planned_config(cell)) == tuple(sorted(qualities)), cell.id
 
 
 def test_interval_of_a_difference_is_paired():

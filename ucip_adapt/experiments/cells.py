@@ -21,7 +21,16 @@ from ucip_adapt._values import check_range, from_toml
 from ucip_adapt.codecs import all_codecs
 from ucip_adapt.errors import ConfigError, unknown_name
 
-__all__ = ["METHODS", "SETS", "Cell", "Method", "make_cell", "read_method", "row_of_table_3"]
+__all__ = [
+    "METHODS",
+    "SETS",
+    "Cell",
+    "Method",
+    "asked_qualities",
+    "make_cell",
+    "read_method",
+    "row_of_table_3",
+]
 
 
 @dataclass(frozen=True)
@@ -170,6 +179,30 @@ class Cell:
     def trial(self) -> bool:
         """Whether the cell tries a rate, rather than being a result."""
         return self.evaluate_on == "validation" and self.learning_rate is not None
+
+
+def asked_qualities(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Qualities that a cell was restricted to, in training as in measuring.
+
+    They are read off its name: its configuration lists those that it was measured at, which are
+    there also where none was asked for.
+
+    Args:
+        config: The configuration of a finished or a planned cell.
+
+    Returns:
+        In order; empty for all qualities of the codec's suite.
+
+    Example:
+        >>> config = {"base": "b", "codec": "webp", "method": "dpm", "cell": "b_webp_dpm_q10_full"}
+        >>> asked_qualities(config), asked_qualities({**config, "cell": "b_webp_dpm_full"})
+        ((10,), ())
+    """
+    parts = (config["base"] or "", config["codec"], config["method"].replace(":", "-"), "q")
+    before, name = "_".join(filter(None, parts)), str(config.get("cell", ""))
+    texts = name.removeprefix(before).partition("_")[0].split("+")
+    known = name.startswith(before) and all(text.isdecimal() for text in texts)
+    return tuple(sorted(map(int, texts))) if known else ()
 
 
 def read_method(text: str) -> tuple[Method, str]:

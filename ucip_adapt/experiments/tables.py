@@ -24,6 +24,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from ucip_adapt.experiments.cells import asked_qualities
 from ucip_adapt.experiments.compare import UNTRAINED, Difference, Finished, Place, difference
 from ucip_adapt.experiments.statistics import spread
 
@@ -111,14 +112,21 @@ class Matrix(NamedTuple):
     train_batch_size: int
     patch_size: int
     train_data: str
+    qualities: tuple[int, ...] = ()
 
     @property
     def text(self) -> str:
         """In words, for a title."""
+        part = f" at {', '.join(map(str, self.qualities))} alone" if self.qualities else ""
+        crops = f"{self.train_batch_size} crops of {self.patch_size} LQ pixels"
         return (
-            f"{self.codec}, {self.base}, {self.max_train_steps} steps of {self.train_batch_size} "
-            f"crops of {self.patch_size} LQ pixels from {self.train_data}, {self.evaluate_on} sets"
+            f"{self.codec}{part}, {self.base}, {self.max_train_steps} steps of {crops} "
+            f"from {self.train_data}, {self.evaluate_on} sets"
         )
+
+
+_TRAINING = Matrix._fields[2:-1]
+"""Fields that a cell's configuration has under the same name."""
 
 
 class PaperCell(NamedTuple):
@@ -174,9 +182,10 @@ def matrices(configs: Iterable[Mapping[str, Any]], codec: str) -> list[Matrix]:
     """
     found = {
         Matrix(
-            codec,
-            _family(config["base"]),
-            *(config[name] for name in Matrix._fields[2:]),
+            codec=codec,
+            base=_family(config["base"]),
+            qualities=asked_qualities(config),
+            **{name: config[name] for name in _TRAINING},
         )
         for config in configs
         if config["codec"] == codec
@@ -187,15 +196,17 @@ def matrices(configs: Iterable[Mapping[str, Any]], codec: str) -> list[Matrix]:
 
 
 def belongs(config: Mapping[str, Any], matrix: Matrix) -> bool:
-    """Whether a cell is one of a table's: same codec, base, images and training.
+    """Whether a cell is one of a table's: same codec, qualities, base, images and training.
 
     Args:
         config: The cell's specification. One that trains nothing has no training to compare.
         matrix: What the table's cells share.
     """
-    names = ("evaluate_on",) if config["method"] in UNTRAINED else Matrix._fields[2:]
-    return (config["codec"], _family(config["base"])) == matrix[:2] and all(
-        config[name] == getattr(matrix, name) for name in names
+    names = ("evaluate_on",) if config["method"] in UNTRAINED else _TRAINING
+    return (
+        (config["codec"], _family(config["base"])) == matrix[:2]
+        and asked_qualities(config) == matrix.qualities
+        and all(config[name] == getattr(matrix, name) for name in names)
     )
 
 
