@@ -174,6 +174,50 @@ def test_a_failure_at_any_file_leaves_the_earlier_result(record, tmp_path, monke
     assert content(folder) != before
 
 
+@pytest.mark.parametrize("kind", ["adapter", "pretrain_base"])
+def test_the_results_file_is_the_first_to_go_and_the_last_to_come(
+    record, tmp_path, monkeypatch, kind
+):
+    """Runs and cells that are resumed take a folder with one for finished."""
+    folder, replace, moved = tmp_path / "out", Path.replace, []
+    publish(kind, folder, record, seed=1)
+    old = content(folder)
+
+    def watched(path, target):
+        if Path(target).parent == folder:
+            assert not (folder / "results.json").exists(), "it is of other files"
+            moved.append(path.name)
+        return replace(path, target)
+
+    def backwards(path, listed=Path.iterdir):
+        return iter(sorted(listed(path), key=lambda one: one.name != "results.json"))
+
+    monkeypatch.setattr(Path, "replace", watched)
+    monkeypatch.setattr(Path, "iterdir", backwards)
+    publish(kind, folder, record, seed=2)
+    assert sorted(moved) == sorted(old)
+    assert moved[-1] == "results.json"
+
+
+def test_a_failure_between_two_files_is_no_finished_result(record, tmp_path, monkeypatch):
+    folder, replace = tmp_path / "out", Path.replace
+    publish("adapter", folder, record, seed=1)
+
+    def broken(path, target):
+        if Path(target) == folder / "README.md":
+            raise OSError(5, "Input/output error")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", broken)
+    message = r"Input/output error.*\. Its files are partly new, and without results\.json it does"
+    with pytest.raises(PublishError, match=message):
+        publish("adapter", folder, record, seed=2)
+    assert not (folder / "results.json").exists()
+    monkeypatch.undo()
+    publish("adapter", folder, record, seed=2)
+    assert (folder / "results.json").exists()
+
+
 def test_a_folder_that_is_a_file(record, tmp_path):
     (tmp_path / "out").write_text("in the way", encoding="utf-8")
     with pytest.raises(PublishError, match=r"cannot write the result to .*out"):

@@ -30,6 +30,9 @@ from ucip_adapt.tuning import DynamicPromptConfig, save_prompt_adapter
 
 __all__ = ["PICTURE", "HubError", "PublishError", "publish_adapter", "publish_base", "push_folder"]
 
+_DONE = "results.json"
+"""The file that says that a folder is finished; what resumes a run or a cell looks for it alone."""
+
 PICTURE = "before_after.png"
 """Name of the before-and-after picture, which cards show."""
 
@@ -39,7 +42,7 @@ class HubError(UcipError):
 
 
 class PublishError(UcipError):
-    """A run's result could not be written; what was in its folder before is as it was."""
+    """A run's result could not be written; its message says whether an older one is still there."""
 
 
 def publish_base(
@@ -60,7 +63,7 @@ def publish_base(
         picture: Writes the before-and-after picture to the path given.
 
     Raises:
-        PublishError: If the files cannot be written (full disk); older ones are as they were.
+        PublishError: If the files cannot be written. On a full disk older ones are as they were.
     """
     with _staged(folder) as stage:
         if picture is not None:
@@ -70,7 +73,7 @@ def publish_base(
         write_atomically(stage / "LICENSE", weights_licence(record).encode())
         base.save_pretrained(stage)
         files = _digests(stage, ["model.safetensors", "config.json", PICTURE])
-        write_results(stage / "results.json", {**record, "files": files})
+        write_results(stage / _DONE, {**record, "files": files})
 
 
 def publish_adapter(
@@ -92,7 +95,7 @@ def publish_adapter(
         The results as written: the record with the size and checksums of the files.
 
     Raises:
-        PublishError: If the files cannot be written (full disk); older ones are as they were.
+        PublishError: If the files cannot be written. On a full disk older ones are as they were.
     """
     config = adapter.peft_config[adapter.active_adapter]
     name = config.base_model_name_or_path
@@ -114,22 +117,26 @@ def publish_adapter(
         }
         write_atomically(stage / "README.md", adapter_card(complete).encode())
         write_atomically(stage / "LICENSE", weights_licence(record).encode())
-        write_results(stage / "results.json", complete)
+        write_results(stage / _DONE, complete)
     return complete
 
 
 @contextmanager
 def _staged(folder: Path) -> Iterator[Path]:
     """A folder to write to; what is in it replaces the real files once all of it is there."""
+    before = "What was there before is unchanged"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder, prefix=".tmp-") as stage:
             yield Path(stage)
-            for path in Path(stage).iterdir():
+            # Whenever this stops, a results file belongs to the files beside it.
+            (folder / _DONE).unlink(missing_ok=True)
+            before = f"Its files are partly new, and without {_DONE} it does not count as finished"
+            for path in sorted(Path(stage).iterdir(), key=lambda path: path.name == _DONE):
                 path.replace(folder / path.name)
     except (OSError, SafetensorError, AdapterError, DataError) as error:
         raise PublishError(
-            f"cannot write the result to {folder}: {error}. What was there before is unchanged: "
+            f"cannot write the result to {folder}: {error}. {before}: "
             "make room or choose another --output_dir, and go on with --resume_from_checkpoint "
             "latest if the run has checkpoints"
         ) from error
