@@ -53,6 +53,24 @@ def test_front():
     assert (line["higher"], line["front"], line["validation, dB"]) == ("4", "yes", "+0.150")
 
 
+def test_a_gain_over_fewer_places_is_not_on_the_front():
+    """Small pictures gain more: a way that was measured on Set5 alone must not win by that."""
+    cells = [
+        base(),
+        sized("basis", 1_000, 0.50, row="iv", sets={"Set5": 5}),
+        sized("dpm", 5_000, 0.10, row="iv"),
+        sized("dpm+offset", 64_000, 0.30, row="iv"),
+        sized("everything", 1_300_000, 0.20, row="v"),
+    ]
+    [matrix] = matrices([cell.config for cell in cells], "webp")
+    found = points(cells, matrix)
+    assert [point.on_front for point in found] == [False, True, True, False]
+    table = pareto(found, matrix)
+    assert [line[-1] for line in table.rows] == ["2 of 4 places", "yes", "yes", ""]
+    assert "not on the front, which says of how many places" in table.note
+    assert "of how many places" not in pareto(points(cells[:1] + cells[2:], matrix), matrix).note
+
+
 def test_pairs_tell_apart_what_gains_do_not():
     """Both gains swing with the picture by far more than they differ; on each picture one leads."""
     swing = {"noise": 0.5, "row": "iv"}

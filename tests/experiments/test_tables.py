@@ -80,6 +80,32 @@ def test_cells_of_a_part_of_the_qualities_have_a_table_of_their_own():
     assert table_3(rows, own, paper={}, prompts="dpm").header[-1] == "webp 10"
 
 
+def test_the_summary_says_over_how_many_cells_a_mean_is():
+    """Row v was measured on Set5 alone; the paper's difference is then that of Set5 too."""
+    records = [
+        made.cell("base", row="i"),
+        made.cell(gain=0.2),
+        made.cell("everything", row="v", gain=0.1, sets={"Set5": 5}),
+    ]
+    paper = {
+        (row, name, quality): PaperCell(26.0 + gain * (name == "Set5"), 0.75)
+        for row, gain in (("i", 0.0), ("iv", 0.2))
+        for name in ("Set5", "Set14")
+        for quality in (10, 20)
+    }
+    note = "Mean over those of the 4 cells of the table (set and quality) that both rows have, as"
+    short = tables(records, paper)[1]
+    assert short.note.startswith(note)
+    lines = {line[0]: dict(zip(short.header, line, strict=True)) for line in short.rows}
+    assert (lines["iv - i"]["at least"], lines["iv - v"]["at least"]) == ("4 of 4", "2 of 2")
+    assert lines["iv - i"]["paper, dB"] == "+0.100"
+    assert tables(records[:2], paper)[1].note.startswith("Mean over the 4 cells of the table (set")
+    # Both on Set5 alone beside a base that has more.
+    some = [records[0], made.cell(gain=0.2, sets={"Set5": 5})]
+    [line] = [line for line in tables(some, paper)[1].rows if line[0] == "iv - i"]
+    assert line[-2:] == ("+0.200", "2 of 2")
+
+
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_the_qualities_asked_for_are_read_off_any_cell(name):
     for qualities in ((), (10,), (20, 10)):

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import synthetic_cells as synthetic
 from PIL import Image
 
 import ucip_adapt
@@ -213,6 +214,26 @@ def test_the_tables_of_the_ledger(ledger):
     record["scores"]["rows"][0]["psnr_db_images"][2] += 1.0
     path.write_text(json.dumps(record), encoding="utf-8")
     assert make(ledger)[0].row("iv - i") != page.row("iv - i")
+
+
+@pytest.mark.parametrize("kept", ["base", "dpm", "bicubic"])
+def test_a_cell_that_no_table_shows_is_named(ledger, tmp_path, kept):
+    """Alone in its folder nothing is compared with it: an empty page is no success."""
+    cell = synthetic.cell(kept, row="i" if kept != "dpm" else "iv")
+    if kept == "bicubic":
+        cell["config"] |= {"base": None, "base_kind": None, "protocol": None}
+    name = f"cells/{cell['config']['cell']}.json"
+    (tmp_path / "alone" / "cells").mkdir(parents=True)
+    text = json.dumps({"format_version": "1.0", **cell})
+    for path in (tmp_path / "alone" / name, ledger / name):
+        if not path.exists():  # the others are in the ledger as they are
+            path.write_text(text, encoding="utf-8")
+    page, report = make(tmp_path / "alone")
+    assert [problem.name for problem in report.problems] == [name]
+    assert "a finished cell that no table shows" in " ".join(page.words)
+    assert report.sections == 0
+    assert main(["report", str(tmp_path / "alone"), "--out", str(tmp_path / "a.html")]) == 3
+    assert make(ledger)[1].problems == (), "with others, or bicubic, it is where it belongs"
 
 
 def _references(page, first):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,9 @@ class Point:
         seconds: Time of training, mean over seeds.
         gain: Gain over the base, in dB.
         validation_gain_db: The same on the validation images; None if it was not kept.
-        on_front: Whether nothing of at most this size gains as much.
+        on_front: Whether nothing of at most this size gains as much. One that was not measured at
+            every place that another was cannot be compared, and is neither on it nor before it.
+        everywhere: Number of places that any of the points was measured at.
     """
 
     method: str
@@ -57,6 +60,12 @@ class Point:
     gain: Difference
     validation_gain_db: float | None
     on_front: bool = False
+    everywhere: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether it was measured at every place that another way of tuning was measured at."""
+        return len(self.gain.images) == self.everywhere
 
 
 def points(cells: Sequence[Finished], matrix: Matrix) -> list[Point]:
@@ -110,12 +119,16 @@ def _tuned_and_base(
 
 def _with_front(found: Sequence[Point]) -> list[Point]:
     ordered = sorted(found, key=lambda p: (p.num_bytes, -p.gain.overall.mean))
+    everywhere = len({place for point in found for place in point.gain.images})
     result: list[Point] = []
     best = float("-inf")
-    for point in ordered:
+    for one in ordered:
+        point = dataclasses.replace(one, everywhere=everywhere)
         mean = point.gain.overall.mean
-        result.append(Point(**{**vars(point), "on_front": mean > best}))
-        best = max(best, mean)
+        if point.complete:
+            point = dataclasses.replace(point, on_front=mean > best)
+            best = max(best, mean)
+        result.append(point)
     return result
 
 
@@ -140,7 +153,7 @@ def pareto(found: Sequence[Point], matrix: Matrix, count: str = "") -> Table:
             *difference_cells(point.gain),
             HOLE if point.validation_gain_db is None else f"{point.validation_gain_db:+.3f}",
             f"{point.seconds:.0f}",
-            "yes" if point.on_front else "",
+            _front(point),
         )
         for point in found
     )
@@ -148,8 +161,19 @@ def pareto(found: Sequence[Point], matrix: Matrix, count: str = "") -> Table:
         "Gain over the base. Bytes: the file that is passed on. Front: nothing of at most this "
         "size gains as much. Columns as in the summary."
     )
+    if not all(point.complete for point in found):
+        note += (
+            " A gain over a part of the places alone is no rival of the others: it is not on the "
+            "front, which says of how many places it is."
+        )
     title = f"Gain over size: {matrix.text}{'; ' if count else ''}{count}"
     return Table(title, header, lines, note)
+
+
+def _front(point: Point) -> str:
+    if not point.complete:
+        return f"{len(point.gain.images)} of {point.everywhere} places"
+    return "yes" if point.on_front else ""
 
 
 def against(cells: Sequence[Finished], matrix: Matrix) -> Table:

@@ -401,15 +401,19 @@ def summary(
     places = places_of(rows, codec)
     header = ["difference", "dB [95 %]", "by seed", "seeds", "SSIM", "at least"]
     header += ["higher", "tie", "lower", *(["paper, dB", "paper, at least"] if paper else [])]
-    lines = []
+    lines, measured = [], set()
     for first, second in COMPARISONS:
         found = difference(rows[first], rows[second], places)
         line = [f"{first} - {second}", *difference_cells(found)]
+        measured.add(len(found.images) if found else len(places))
         if paper:
-            line += paper_difference(paper, first, second, places)
+            line += paper_difference(paper, first, second, list(found.images) if found else places)
         lines.append(tuple(line))
+    of = f"the {len(places)} cells of the table (set and quality)"
+    if measured != {len(places)}:
+        of = f"those of {of} that both rows have, as many as 'at least' counts of"
     note = (
-        f"Mean over the {len(places)} cells of the table (set and quality). [95 %]: bootstrap over "
+        f"Mean over {of}. [95 %]: bootstrap over "
         "images, drawn within their set; both rows restored the same images. By seed: smallest to "
         "largest; with 0 between them, seeds disagree. At least: cells whose mean difference is "
         "not below 0. A cell whose own interval holds 0 is a tie, else it is higher or lower."

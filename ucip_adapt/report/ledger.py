@@ -16,7 +16,15 @@ from ucip_adapt.report.sources import EXPECTED, PAPER, Problem, Source
 
 # The classes below are only loaded with the sections: they bring torch along.
 from ucip_adapt.experiments.compare import UNTRAINED, Finished  # isort: skip
-from ucip_adapt.experiments.sweeps import PROMPTS, against, forgetting, pareto, points, rate_sweep
+from ucip_adapt.experiments.sweeps import (
+    PROMPTS,
+    Point,
+    against,
+    forgetting,
+    pareto,
+    points,
+    rate_sweep,
+)
 from ucip_adapt.experiments.tables import (
     Matrix,
     Table,
@@ -85,7 +93,23 @@ def ledger_sections(
             sections += _rate_sections(cells, found, codec)
         except EXPECTED as error:
             problems.append(Problem(f"rates of {codec}", repr(error)))
-    return sections, problems
+    return sections, problems + _left_over(cells, found, sections)
+
+
+def _left_over(
+    cells: Sequence[Finished], found: Found, sections: Sequence[Section]
+) -> list[Problem]:
+    """Cells that no section took up. Bicubic's are in no table beside others, whatever is there."""
+    used = {source.name for section in sections for source in section.sources}
+    return [
+        Problem(
+            found[cell.id].name,
+            "a finished cell that no table shows: a table compares it with another one of the same "
+            "codec, base, sets and training (a way of tuning with its base, a row with another)",
+        )
+        for cell in cells
+        if found[cell.id].name not in used and not (sections and cell.config["method"] == "bicubic")
+    ]
 
 
 def _rate_sections(cells: Sequence[Finished], found: Found, codec: str) -> list[Section]:
@@ -160,7 +184,8 @@ def _size_sections(
                 point.num_bytes,
                 point.gain.overall.mean,
                 f"{point.method}: {point.gain.overall} dB, {point.num_bytes:,} bytes, "
-                f"{point.gain.seeds.count} seeds. {by_method[point.method][0].hover}",
+                f"{point.gain.seeds.count} seeds{_part_of(point)}. "
+                f"{by_method[point.method][0].hover}",
                 point.gain.overall.low,
                 point.gain.overall.high,
                 point.method,
@@ -184,6 +209,13 @@ def _size_sections(
         lines = [_row(line, [*by_method[line[0]], *beside]) for line in lost.rows]
         sections.append(_section(lost.title, [_table(lost, lines)], lines))
     return sections
+
+
+def _part_of(point: Point) -> str:
+    """What a mark says of a gain that is not over the same places as the others."""
+    if point.complete:
+        return ""
+    return f", at {len(point.gain.images)} of {point.everywhere} places"
 
 
 def _switched_off(source: Source) -> dict[str, str]:
