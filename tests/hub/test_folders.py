@@ -218,6 +218,18 @@ def test_a_failure_between_two_files_is_no_finished_result(record, tmp_path, mon
     assert (folder / "results.json").exists()
 
 
+@pytest.mark.parametrize("kinds", [("adapter", "base"), ("base", "adapter")])
+def test_of_another_kind_of_result_nothing_stays(record, tmp_path, kinds):
+    """A folder with both would be taken for one by some commands, for the other by others."""
+    own = tmp_path / "out" / "mine.txt"
+    publish(kinds[0], tmp_path / "out", record, seed=0)
+    own.write_text("not a result's", encoding="utf-8")
+    publish(kinds[1], tmp_path / "out", record, seed=1)
+    publish(kinds[1], tmp_path / "alone", record, seed=1)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {own.name, *(path.name for path in (tmp_path / "alone").iterdir())}
+
+
 def test_a_folder_that_is_a_file(record, tmp_path):
     (tmp_path / "out").write_text("in the way", encoding="utf-8")
     with pytest.raises(PublishError, match=r"cannot write the result to .*out"):
@@ -231,7 +243,7 @@ class Hub:
     """Stands for HfApi: notes what would be sent, as the library itself would choose it."""
 
     def __init__(self, monkeypatch, error=None):
-        self.sent = None
+        self.sent = self.deleted = None
         self.repository = None
 
         def create_repo(_, repo_id, *, exist_ok):
@@ -242,7 +254,14 @@ class Hub:
             return type("Url", (), {"repo_id": f"{repo_id}"})()
 
         def upload_folder(
-            _, *, repo_id, folder_path, commit_message, allow_patterns, ignore_patterns
+            _,
+            *,
+            repo_id,
+            folder_path,
+            commit_message,
+            allow_patterns,
+            ignore_patterns,
+            delete_patterns,
         ):
             from huggingface_hub.utils import filter_repo_objects
 
@@ -255,6 +274,7 @@ class Hub:
             ]
             patterns = {"allow_patterns": allow_patterns, "ignore_patterns": ignore_patterns}
             self.sent = set(filter_repo_objects(every, **patterns))
+            self.deleted = delete_patterns
 
         monkeypatch.setattr(HfApi, "create_repo", create_repo)
         monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
@@ -291,6 +311,9 @@ def test_only_named_files_are_sent(finished, monkeypatch):
     hub = Hub(monkeypatch)
     push_folder(finished, "me/mine", default_name="ucip-webp", only=["README.md", "LICENSE"])
     assert hub.sent == {"README.md", "LICENSE"}
+    assert hub.deleted is None
+    push_folder(finished, "me/mine", default_name="ucip-webp", only=["README.md", "gone.png"])
+    assert hub.deleted == ["gone.png"]
 
 
 def test_the_namespace_names_the_repository(finished, monkeypatch):

@@ -36,6 +36,15 @@ _DONE = "results.json"
 PICTURE = "before_after.png"
 """Name of the before-and-after picture, which cards show."""
 
+_OF_A_RESULT = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "config.json",
+    "model.safetensors",
+    PICTURE,
+)
+"""What a result may consist of; of an earlier one in the same folder nothing stays behind."""
+
 
 class HubError(UcipError):
     """The Hub refused an upload or could not be reached; the local folder is complete."""
@@ -57,7 +66,8 @@ def publish_base(
 
     Args:
         base: The network.
-        folder: Output folder; files of an earlier run are replaced once all new ones are written.
+        folder: Output folder; files of an earlier run are replaced, or taken out, once all new
+            ones are written.
         record: Results in the schema of :mod:`ucip_adapt.training.results`.
         name: The base's name.
         picture: Writes the before-and-after picture to the path given.
@@ -87,7 +97,8 @@ def publish_adapter(
 
     Args:
         adapter: The wrapped base; its active adapter is written.
-        folder: Output folder; files of an earlier run are replaced once all new ones are written.
+        folder: Output folder; files of an earlier run are replaced, or taken out, once all new
+            ones are written.
         record: Results in the schema of :mod:`ucip_adapt.training.results`.
         picture: Writes the before-and-after picture to the path given.
 
@@ -132,6 +143,9 @@ def _staged(folder: Path) -> Iterator[Path]:
             # Whenever this stops, a results file belongs to the files beside it.
             (folder / _DONE).unlink(missing_ok=True)
             before = f"Its files are partly new, and without {_DONE} it does not count as finished"
+            for name in _OF_A_RESULT:  # an adapter and a network would contradict each other
+                if not Path(stage, name).exists():
+                    (folder / name).unlink(missing_ok=True)
             for path in sorted(Path(stage).iterdir(), key=lambda path: path.name == _DONE):
                 path.replace(folder / path.name)
     except (OSError, SafetensorError, AdapterError, DataError) as error:
