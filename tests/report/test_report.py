@@ -130,6 +130,19 @@ def test_gains_by_codec_are_those_of_the_file(results):
     ]
 
 
+@pytest.mark.parametrize("name", ["base", "ways"])
+def test_a_plot_names_the_protocol_of_its_scores(results, name):
+    axis = "gain over bicubic, dB (%s)" if name == "base" else "gain over the base, dB (%s)"
+    path = results / f"{name}.json"
+    assert axis % "y-c4" in make(results)[0].words
+    text = path.read_text(encoding="utf-8").replace('"y-c4"', '"rgb-c4"')
+    path.write_text(text, encoding="utf-8")
+    page, report = make(results)
+    assert report.problems == ()
+    assert axis % "rgb-c4" in page.words
+    assert axis % "y-c4" not in page.words
+
+
 def test_every_number_of_a_line_says_where_it_is_from(results):
     page, _ = make(results)
     wanted = (

@@ -29,6 +29,7 @@ class Scores:
     """The rows of one results file under one protocol."""
 
     def __init__(self, rows: Iterable[Mapping[str, Any]], protocol: str = PROTOCOL) -> None:
+        self.protocol = protocol
         self.values: dict[tuple[str, Place], tuple[float | None, float | None]] = {}
         for row in rows:
             if row["protocol"] == protocol:
@@ -36,6 +37,12 @@ class Scores:
                 self.values[row["method"], place] = row["psnr_db"], row["ssim"]
         self.methods = list(dict.fromkeys(method for method, _ in self.values))
         self.places = list(dict.fromkeys(place for _, place in self.values))
+
+    @classmethod
+    def of_file(cls, rows: Sequence[Mapping[str, Any]]) -> Scores:
+        """The rows under the protocol of the tables; of a file that has it not, its first one."""
+        scores = cls(rows)
+        return scores if scores.methods else cls(rows, rows[0]["protocol"])
 
     def shared(self, methods: Sequence[str]) -> list[Place]:
         """Places where all of these methods have a score: elsewhere means are not comparable."""
@@ -75,9 +82,7 @@ def _each(places: Sequence[Place], part: int) -> list[str]:
 def base_section(source: Source) -> Section:
     """A file of `recipes/evaluate.py`: gains over bicubic by codec, and every score."""
     rows = source.scores["rows"]
-    scores = Scores(rows)
-    if not scores.methods:
-        scores = Scores(rows, rows[0]["protocol"])
+    scores = Scores.of_file(rows)
     reference = BICUBIC if BICUBIC in scores.methods else scores.methods[0]
     others = [method for method in scores.methods if method != reference]
     codecs, shared = _each(scores.places, 1), scores.shared(scores.methods)
@@ -113,7 +118,7 @@ def base_section(source: Source) -> Section:
     return Section(
         f"{_title_of(source)} on {sets}",
         [
-            dot_plot(codecs, series, x=f"gain over {reference}, dB (y-c4)"),
+            dot_plot(codecs, series, x=f"gain over {reference}, dB ({scores.protocol})"),
             table(
                 ["codec", *others],
                 lines,
@@ -152,7 +157,7 @@ def _all_scores(source: Source, rows: Sequence[Mapping[str, Any]]) -> Html:
 
 def methods_section(source: Source) -> Section:
     """A file of `recipes/compare_methods.py`: gain over the base against size."""
-    scores = Scores(source.scores["rows"])
+    scores = Scores.of_file(source.scores["rows"])
     about = source.record["parameters"]["methods"]
     sets = _each(scores.places, 0)
     shared = scores.shared([method for method in scores.methods if method in about] + [BASE])
@@ -180,7 +185,12 @@ def methods_section(source: Source) -> Section:
     return Section(
         f"Ways of tuning {config.get('base', 'a base')}: {source.name}",
         [
-            xy_plot(series, x="bytes of the file", y="gain over the base, dB (y-c4)", log_x=True),
+            xy_plot(
+                series,
+                x="bytes of the file",
+                y=f"gain over the base, dB ({scores.protocol})",
+                log_x=True,
+            ),
             table(
                 header,
                 lines,
