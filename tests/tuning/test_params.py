@@ -189,13 +189,13 @@ def test_lora_below_every_budget(make_base: MakeBase) -> None:
 
 
 def test_table_of_protocols() -> None:
-    rows = {name: (p.base, p.trained, p.adds_prompts) for name, p in PROTOCOLS.items()}
+    rows = {name: (p.base, p.trained) for name, p in PROTOCOLS.items()}
     assert rows == {
-        "i": ("prompted", "nothing", False),
-        "ii": ("prompt-free", "prompts", True),
-        "iii": ("prompt-free", "everything", True),
-        "iv": ("prompted", "prompts", False),
-        "v": ("prompted", "everything", False),
+        "i": ("prompted", "nothing"),
+        "ii": ("prompt-free", "prompts"),
+        "iii": ("prompt-free", "everything"),
+        "iv": ("prompted", "prompts"),
+        "v": ("prompted", "everything"),
     }
     assert all(p.name == name and p.text for name, p in PROTOCOLS.items())
 

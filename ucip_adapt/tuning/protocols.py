@@ -1,4 +1,4 @@
-"""The protocols of Table 3 as values: which base, whether prompts are added, what is trained."""
+"""The protocols of Table 3 as values: which kind of base, and what is trained."""
 
 from __future__ import annotations
 
@@ -24,33 +24,23 @@ class Protocol:
         name: ``"i"`` to ``"v"``.
         base: Kind of base that it starts from.
         trained: What training changes.
-        adds_prompts: Whether prompts are added to the base first.
         text: In words.
     """
 
     name: str
     base: BaseKind
     trained: Trained
-    adds_prompts: bool
     text: str
 
 
 # The paper words rows ii and iii alike; its table says that iii tunes the full model.
 PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
     {
-        "i": Protocol("i", "prompted", "nothing", False, "the base as it is"),
-        "ii": Protocol(
-            "ii", "prompt-free", "prompts", True, "prompts added, only they are trained"
-        ),
-        "iii": Protocol(
-            "iii", "prompt-free", "everything", True, "prompts added, everything is trained"
-        ),
-        "iv": Protocol(
-            "iv", "prompted", "prompts", False, "only the pre-trained prompts are trained"
-        ),
-        "v": Protocol(
-            "v", "prompted", "everything", False, "everything is trained (ours, beside iv)"
-        ),
+        "i": Protocol("i", "prompted", "nothing", "the base as it is"),
+        "ii": Protocol("ii", "prompt-free", "prompts", "prompts added, only they are trained"),
+        "iii": Protocol("iii", "prompt-free", "everything", "prompts added, everything is trained"),
+        "iv": Protocol("iv", "prompted", "prompts", "only the pre-trained prompts are trained"),
+        "v": Protocol("v", "prompted", "everything", "everything is trained (ours, beside iv)"),
     }
 )
 """Rows i to iv of Table 3, and v: the same start as iv with everything trained."""
