@@ -56,6 +56,19 @@ def test_one_process_sorts_and_drops_repeated_rows() -> None:
     assert gathered == [rows[1], rows[2], rows[0]]
 
 
+def test_scores_deep_in_a_row_may_differ_in_their_last_digits() -> None:
+    """As :func:`~ucip_adapt.evaluation.evaluate_sets` has them, by method and protocol."""
+    rows = [
+        {"index": 0, "name": "baby", "scores": {"base": {"y-c4": (30.0 + tiny, 0.8)}}}
+        for tiny in (0.0, 1e-12)
+    ]
+    assert gather_scores(rows, Accelerator(cpu=True)) == rows[:1]
+    for other in ({"dpm": {"y-c4": (30.0, 0.8)}}, {"base": {"y-c4": (30.0, 0.8, 0.1)}}):
+        different = [rows[0], {**rows[0], "scores": other}]
+        with pytest.raises(ValueError, match="index 0 stands for two different images"):
+            gather_scores(different, Accelerator(cpu=True))
+
+
 def test_rows_without_an_index_are_refused() -> None:
     with pytest.raises(ValueError, match="a row of scores has no 'index'"):
         gather_scores([{"name": "baby"}], Accelerator(cpu=True))

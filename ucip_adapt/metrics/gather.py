@@ -31,8 +31,8 @@ def gather_scores(
 
     Raises:
         ValueError: If a row has no ``"index"``, or two rows with the same index differ in something
-            other than a float, which means that they belong to different images. It is raised on
-            every process.
+            other than a float, at any depth, which means that they belong to different images. It
+            is raised on every process.
 
     Example:
         >>> from accelerate import Accelerator
@@ -60,6 +60,13 @@ def gather_scores(
     return [by_index[index] for index in sorted(by_index)]
 
 
-def _identity(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What must agree between two rows of one image; floats may differ in their last digits."""
-    return {key: value for key, value in row.items() if not isinstance(value, float)}
+def _identity(value: object) -> object:
+    """What must agree between two rows of one image; floats may differ in their last digits.
+
+    Scores may stand deep in a row, by method and protocol.
+    """
+    if isinstance(value, Mapping):
+        return {k: _identity(v) for k, v in value.items() if not isinstance(v, float)}
+    if isinstance(value, list | tuple):
+        return [_identity(item) for item in value]
+    return float if isinstance(value, float) else value
