@@ -50,6 +50,19 @@ def test_every_kind_comes_out_four_times_as_large(good, bad, nano, tmp_path, cap
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
+def test_several_images_of_any_kind_and_size_at_once(nano):
+    model = Upscaler(UCIP.from_pretrained(nano), base="nano")
+    random = np.random.default_rng(0)
+    arrays = [random.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((8, 10), (5, 7))]
+    for images in (arrays, list(map(Image.fromarray, arrays)), (torch.rand(3, 6, 9),), []):
+        found = model.upscale_all(images)
+        assert isinstance(found, list)
+        expected = [model.upscale(image) for image in images]
+        assert [type(sr) for sr in found] == [type(image) for image in expected]
+        for sr, one in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(np.asarray(sr), np.asarray(one))
+
+
 def test_sizes_give_exactly_four_times_and_the_networks_pixels(nano):
     network = UCIP.from_pretrained(nano)
     model = Upscaler(network, base="nano")

@@ -9,6 +9,7 @@ from torch import nn
 from ucip_adapt import UCIP, UCIPConfig
 from ucip_adapt.models import DPM
 from ucip_adapt.models.prompts import FixedPrompt, PromptIRPrompt, mix_prompts
+from ucip_adapt.tuning import DynamicPromptLayer, add_prompt_adapter
 
 
 def make_dpm(**changes: object) -> DPM:
@@ -169,3 +170,23 @@ def test_mix_prompts_with_one_set_of_bases_per_image():
     bases = torch.rand(3, 5, 6)
     for index, prompt in enumerate(mix_prompts(weights, bases)):
         torch.testing.assert_close(prompt, mix_prompts(weights[index : index + 1], bases[index])[0])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "kind"),
+    [("dynamic", DPM), ("fixed", FixedPrompt), ("promptir", PromptIRPrompt), ("none", None)],
+)
+def test_the_prompts_of_a_network_are_those_of_its_blocks_in_order(prompt, kind):
+    network = UCIP(UCIPConfig.preset("nano", prompt=prompt, num_blocks=3))
+    found = network.prompt_modules()
+    assert len(found) == 3
+    named = dict(network.named_modules())
+    for number, module in enumerate(found):
+        assert module is named[f"blocks.{number}.prompt"]
+        assert kind is None or type(module) is kind
+
+
+def test_of_adapters_the_wrappers_are_the_prompts():
+    network = UCIP(UCIPConfig.preset("nano", num_blocks=2))
+    add_prompt_adapter(network)
+    assert [type(module) for module in network.prompt_modules()] == 2 * [DynamicPromptLayer]
