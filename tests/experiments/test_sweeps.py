@@ -138,10 +138,12 @@ def test_rates():
             (0.01, 0, 0.2, {"evaluate_on": "validation"}),
             (0.01, 1, 0.4, {"evaluate_on": "validation"}),
             (0.03, 0, 0.4, {"evaluate_on": "validation"}),
+            (0.03, 1, 0.9, {"evaluate_on": "validation", "cell": "net-v1_webp_dpm_q10_x"}),
             (0.05, 0, 0.9, {"evaluate_on": "full"}),
         ]
     ]
     table = rate_sweep(cells, "webp")
+    assert rates_over_codecs(cells) == {"dpm": pytest.approx({0.01: 0.15, 0.03: 0.2})}
     assert table.header == ("base", "method", "0.01", "0.03")
     assert table.rows == (("net-v1", "dpm", "+0.150", "**+0.200**"),)
     assert rate_sweep(cells, "avif").rows == ()

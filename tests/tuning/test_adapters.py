@@ -342,7 +342,7 @@ def test_the_base_is_found_by_its_name(
         ("", AdapterError, "does not name its base"),
         ("{folder}", ConfigError, "'base', which is no shipped one and not on the Hub.*give that"),
         ("/no/such/secret", ConfigError, "'secret', which is no shipped one"),
-        ("nobody/no-such-base", BaseFormatError, "from the Hub"),
+        ("nobody/no-such-base", BaseFormatError, "the Hub was not asked"),
         ("no such/base/at all", ConfigError, "no base 'no such/base/at all'"),
     ],
 )

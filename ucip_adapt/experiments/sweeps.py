@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from ucip_adapt.experiments.cells import asked_qualities
 from ucip_adapt.experiments.compare import Difference, Finished, difference
 from ucip_adapt.experiments.tables import (
     HOLE,
@@ -266,9 +267,7 @@ def rate_sweep(cells: Sequence[Finished], codec: str) -> Table:
     gains: dict[tuple[str, str], dict[float, list[float]]] = {}
     for cell in cells:
         value = cell.validation_gain_db
-        if cell.config["evaluate_on"] != "validation" or cell.config["codec"] != codec:
-            continue
-        if value is not None:
+        if value is not None and _tries_a_rate(cell) and cell.config["codec"] == codec:
             rates = gains.setdefault((cell.config["base"], cell.config["method"]), {})
             rates.setdefault(float(cell.config["learning_rate"]), []).append(value)
     columns = sorted({rate for rates in gains.values() for rate in rates})
@@ -279,6 +278,11 @@ def rate_sweep(cells: Sequence[Finished], codec: str) -> Table:
     header = ("base", "method", *(f"{rate:g}" for rate in columns))
     note = "Gain over the base in dB on validation images; the best rate of each row is in bold."
     return Table(f"Rates tried: {codec}", header, tuple(lines), note)
+
+
+def _tries_a_rate(cell: Finished) -> bool:
+    """Whether it is of a sweep; one of some qualities is no other seed of the whole."""
+    return cell.config["evaluate_on"] == "validation" and not asked_qualities(cell.config)
 
 
 def rates_over_codecs(cells: Sequence[Finished]) -> dict[str, dict[float, float]]:
@@ -302,9 +306,7 @@ def rates_over_codecs(cells: Sequence[Finished]) -> dict[str, dict[float, float]
     found: dict[str, dict[str, dict[float, list[float]]]] = {}
     for cell in cells:
         config, gain = cell.config, cell.validation_gain_db
-        if config["evaluate_on"] != "validation" or config["base_kind"] != "prompted":
-            continue
-        if gain is not None:
+        if gain is not None and _tries_a_rate(cell) and config["base_kind"] == "prompted":
             rates = found.setdefault(config["method"], {}).setdefault(config["codec"], {})
             rates.setdefault(float(config["learning_rate"]), []).append(gain)
     means: dict[str, dict[float, float]] = {}
