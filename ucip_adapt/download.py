@@ -30,7 +30,7 @@ __all__ = ["get_files", "reachable"]
 
 _PROBE_SECONDS = 1.5
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
+_SHA1 = re.compile(r"[0-9a-f]{40}")
 
 
 def get_files(
@@ -49,6 +49,7 @@ def get_files(
     """Download files of a repository, or find them in the Hub's cache.
 
     A file in the cache that is not what the Hub said it was when it came is fetched once more.
+    Whoever reads it checks it all the same: some mirrors name files by something else.
 
     Args:
         repo_id: ``"user/repository"``.
@@ -67,8 +68,7 @@ def get_files(
 
     Raises:
         UcipError: Of the given kind, if the repository or the revision does not exist or is not
-            open to you, the Hub cannot be reached and the cache does not hold it, or a file is
-            damaged.
+            open to you, or the Hub cannot be reached and the cache does not hold it.
     """
     offline = local_files_only or constants.HF_HUB_OFFLINE or not reachable(constants.ENDPOINT)
 
@@ -88,10 +88,8 @@ def get_files(
 
     try:
         folder = snapshot(force=force_download and not offline)
-        damaged = _damaged(folder, patterns)
-        if damaged and not offline:
+        if not offline and _is_damaged(folder, patterns):
             folder = snapshot(force=True)
-            damaged = _damaged(folder, patterns)
     except (
         HTTPError,
         HfHubHTTPError,
@@ -108,9 +106,6 @@ def get_files(
             else "it cannot be reached"
         )
         raise error(_said(problem, repo_id, revision, why=why, instead=instead)) from problem
-    if damaged:
-        where = "in the cache: try again with a network" if offline else "twice: try again later"
-        raise error(f"{damaged} of {repo_id} is damaged {where}, or {instead}")
     return folder
 
 
@@ -140,24 +135,23 @@ def _one_line(problem: Exception) -> str:
     return " ".join(str(problem).split())
 
 
-def _damaged(folder: Path, patterns: Sequence[str]) -> str | None:
-    """Name of a file that differs from what the Hub named it by, if there is one.
+def _is_damaged(folder: Path, patterns: Sequence[str]) -> bool:
+    """Whether a file differs from what the Hub named it by.
 
     The cache keeps each file under the hash that the Hub gave for it: sha256 of large ones, git's
-    of the others. A file that is elsewhere, as in a ``local_dir``, cannot be checked.
+    of the others, which a mirror may replace by plain sha1. A file that is elsewhere, as in a
+    ``local_dir``, cannot be told.
     """
-    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+    for path in {path for pattern in patterns for path in folder.glob(pattern)}:
         name = path.resolve().name
-        if _SHA256.fullmatch(name):
-            found = sha256_of(path)
-        elif _GIT_SHA1.fullmatch(name):
+        if _SHA256.fullmatch(name) and sha256_of(path) != name:
+            return True
+        if _SHA1.fullmatch(name):
             data = path.read_bytes()
-            found = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # noqa: S324 - git's
-        else:
-            continue
-        if found != name:
-            return path.relative_to(folder).as_posix()
-    return None
+            of_git = hashlib.sha1(b"blob %d\0" % len(data) + data)  # noqa: S324 - no secret
+            if name not in {of_git.hexdigest(), hashlib.sha1(data).hexdigest()}:  # noqa: S324
+                return True
+    return False
 
 
 def reachable(endpoint: str) -> bool:

@@ -45,8 +45,7 @@ def fetch_adapter(
 
     Raises:
         HubError: If the repository, the revision or the adapter in it does not exist or is not
-            open to you, the Hub cannot be reached and the cache does not hold it, or a file came
-            damaged.
+            open to you, or the Hub cannot be reached and the cache does not hold it.
         ConfigError: If the subfolder leads out of the repository.
     """
     below = inside(subfolder)

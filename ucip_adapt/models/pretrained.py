@@ -62,7 +62,7 @@ def locate_base(
 
     Raises:
         ConfigError: If the name is none of the three.
-        BaseFormatError: If the Hub does not have it or cannot be reached, or a file came damaged.
+        BaseFormatError: If the Hub does not have it or cannot be reached.
 
     Example:
         >>> locate_base("ucip-tiny-v3").name
