@@ -52,7 +52,7 @@ def public_base_name(name: str) -> str:
         A shipped name with its version, a folder's own name, or the name as it is.
 
     Example:
-        >>> public_base_name("/home/me/my-base"), public_base_name("ucip-tiny")
+        >>> public_base_name("/where/it/is/my-base"), public_base_name("ucip-tiny")
         ('my-base', 'ucip-tiny-v3')
     """
     return Path(name).absolute().name if is_base_folder(name) else ALIASES.get(name, name)
