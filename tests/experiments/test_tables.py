@@ -93,7 +93,7 @@ def test_the_summary_says_over_how_many_cells_a_mean_is():
         for name in ("Set5", "Set14")
         for quality in (10, 20)
     }
-    note = "Mean over those of the 4 cells of the table (set and quality) that both rows have, as"
+    note = "Mean over those of the 4 cells of the table (set and quality) that both rows have ("
     short = tables(records, paper)[1]
     assert short.note.startswith(note)
     lines = {line[0]: dict(zip(short.header, line, strict=True)) for line in short.rows}

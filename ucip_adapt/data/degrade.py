@@ -93,9 +93,8 @@ def parse_settings(
     """
     found = get_codec(codec, allow_command=allow_command)
     spec = found.spec
-    if (
-        spec.family == "folder"
-    ):  # of a folder that is not there, qualities would be the wrong complaint
+    if spec.family == "folder":
+        # Of one that is not there, qualities would be the wrong complaint.
         require_available(spec.name, found.available())
     chosen = qualities or spec.qualities
     if not chosen:

@@ -17,6 +17,8 @@ from ucip_adapt.errors import ConfigError, DataError
 
 __all__ = ["CropSample", "PairedCrops", "to_tensor"]
 
+_DIGEST_ROWS = 16
+
 
 class CropSample(TypedDict):
     """One training sample.
@@ -139,6 +141,9 @@ class PairedCrops(Dataset[CropSample]):
     def images_sha256(self) -> str:
         """What a crop is cut from: a digest of the true images' names and pixels, in order.
 
+        Of the pixels every sixteenth row counts: it tells another picture, and thousands of large
+        images do not have to be read whole before training starts.
+
         Returns:
             64 hexadecimal digits; other images, or another order, give others.
 
@@ -147,9 +152,9 @@ class PairedCrops(Dataset[CropSample]):
         """
         digest = hashlib.sha256()
         for image in self.images:
-            pixels = np.ascontiguousarray(image.gt)
-            digest.update(f"{image.name} {pixels.shape} ".encode())
-            digest.update(pixels.data)
+            rows = np.ascontiguousarray(image.gt[(slice(None, None, _DIGEST_ROWS),)])
+            digest.update(f"{image.name} {image.gt.shape} ".encode())
+            digest.update(rows.data)
         return digest.hexdigest()
 
     def _image(self, index: int) -> DegradedImage:

@@ -411,7 +411,7 @@ def summary(
         lines.append(tuple(line))
     of = f"the {len(places)} cells of the table (set and quality)"
     if measured != {len(places)}:
-        of = f"those of {of} that both rows have, as many as 'at least' counts of"
+        of = f"those of {of} that both rows have ('at least' says of how many)"
     note = (
         f"Mean over {of}. [95 %]: bootstrap over "
         "images, drawn within their set; both rows restored the same images. By seed: smallest to "
