@@ -113,7 +113,7 @@ def test_an_interrupted_write_publishes_nothing(
     def interrupted(*_args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "replace", interrupted)
+    monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         cache.get("key", lambda: IMAGE)
     assert not [path for path in cache.root.rglob("*") if path.is_file()]
@@ -124,12 +124,14 @@ def test_who_comes_second_where_files_cannot_be_replaced_takes_the_first_ones(
 ) -> None:
     """Windows refuses to replace a file that another process has open."""
 
-    def replace(self: Path, target: Path) -> None:
+    real = os.replace
+
+    def replace(source: Path, target: Path) -> None:
         np.save(target.with_suffix(".tmp.npy"), IMAGE)
-        os.replace(target.with_suffix(".tmp.npy"), target)
+        real(target.with_suffix(".tmp.npy"), target)
         raise PermissionError(13, "The process cannot access the file")
 
-    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     np.testing.assert_array_equal(cache.get("key", lambda: IMAGE), IMAGE)
 
 

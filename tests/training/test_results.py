@@ -12,8 +12,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
+from ucip_adapt import atomic
 from ucip_adapt.errors import ConfigError, UnknownNameError
-from ucip_adapt.training import atomic, results
+from ucip_adapt.training import results
 from ucip_adapt.training.options import TrainingOptions
 from ucip_adapt.training.run import hardware_line
 

@@ -74,8 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
         require_onnx("export")
         if arguments.check:
             require_onnx("check")
+    from ucip_adapt.atomic import replaced
     from ucip_adapt.interop.merged import merge
-    from ucip_adapt.models.pretrained import replaced
 
     adapter = None if arguments.adapter == "none" else arguments.adapter
     merged = merge(adapter, base=arguments.base, revision=arguments.revision)

@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--max-memory",
         metavar="SIZE",
-        help="What the network may use, such as 4GB; larger pictures go through it in strips, with "
-        "the same result. Default: no limit.",
+        help="What the network may use, such as 4GB; larger pictures go through in fewer windows "
+        "at a time or in strips, with the same result. Default: no limit.",
     )
     add(
         "--sampler",

@@ -6,7 +6,6 @@ import hashlib
 import math
 import mmap
 import os
-import tempfile
 import tokenize
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from ucip_adapt.atomic import replaced
 from ucip_adapt.digests import sha256_of
 from ucip_adapt.errors import DataError
 
@@ -220,17 +220,12 @@ class ArrayCache:
     @staticmethod
     def _store(path: Path, array: NDArray[np.uint8]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                # np.save would hide why a write failed behind "N requested and 0 written".
-                header = np.lib.format.header_data_from_array_1_0(array)
-                np.lib.format.write_array_header_1_0(file, header)
-                file.write(array.data)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        # What a power cut makes too short is noticed, and made again.
+        with replaced(path, sync=False) as temporary, temporary.open("wb") as file:
+            # np.save would hide why a write failed behind "N requested and 0 written".
+            header = np.lib.format.header_data_from_array_1_0(array)
+            np.lib.format.write_array_header_1_0(file, header)
+            file.write(array.data)
 
 
 def _open_array(path: Path) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from ucip_adapt.atomic import replaced
 from ucip_adapt.errors import DataError
 
 __all__ = ["IMAGE_SUFFIXES", "list_images", "read_rgb", "save_png", "walk_images"]
@@ -172,12 +173,10 @@ def save_png(path: Path, rgb: NDArray[np.uint8]) -> None:
         ...     print(read_rgb(Path(folder, "black.png")).shape)
         (4, 6, 3)
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        Image.fromarray(rgb).save(temporary, "PNG")
-        temporary.replace(path)
+        with replaced(path) as temporary:
+            Image.fromarray(rgb).save(temporary, "PNG")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DataError(f"cannot write image {path}: {error}") from error
 
 

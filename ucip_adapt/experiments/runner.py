@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ucip_adapt.atomic import write_atomically
 from ucip_adapt.errors import CheckpointError, UcipError
 from ucip_adapt.experiments.cells import Cell
 from ucip_adapt.experiments.commands import Stage, assemble, spec_of, stages_of
 from ucip_adapt.experiments.ledger import Ledger, State, read_marker
-from ucip_adapt.training.atomic import write_atomically
 from ucip_adapt.training.lock import lock_folder
 from ucip_adapt.training.results import write_results
 from ucip_adapt.training.signals import StopRequest

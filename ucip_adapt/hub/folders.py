@@ -21,10 +21,10 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 from peft import PeftModel
 from safetensors import SafetensorError
 
+from ucip_adapt.atomic import write_atomically
 from ucip_adapt.errors import AdapterError, DataError, UcipError
 from ucip_adapt.hub.cards import adapter_card, base_card, weights_licence
 from ucip_adapt.models import UCIP
-from ucip_adapt.training.atomic import write_atomically
 from ucip_adapt.training.results import write_results
 from ucip_adapt.tuning import DynamicPromptConfig, save_prompt_adapter
 

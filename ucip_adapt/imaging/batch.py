@@ -15,6 +15,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from ucip_adapt.atomic import write_atomically
 from ucip_adapt.automatic import AutoUpscaler
 from ucip_adapt.detection import AUTO, Choice, Detection, choose_adapter, detect_codec
 from ucip_adapt.errors import ConfigError, DataError, UcipError
@@ -23,7 +24,6 @@ from ucip_adapt.imaging.picture import Picture
 from ucip_adapt.imaging.read import MAX_INPUT_PIXELS, read_bytes, read_picture
 from ucip_adapt.imaging.write import encode_picture
 from ucip_adapt.models.sampling import Sampler
-from ucip_adapt.training.atomic import write_atomically
 from ucip_adapt.upscaler import Precision, Upscaler, load
 
 __all__ = ["BatchOptions", "Outcome", "run_jobs"]

@@ -11,10 +11,11 @@ from peft import PeftModel
 
 from ucip_adapt import __version__
 from ucip_adapt.assets import ALIASES
+from ucip_adapt.atomic import replaced
 from ucip_adapt.errors import BaseFormatError, UcipError
 from ucip_adapt.hub.library import locate_adapter
 from ucip_adapt.models import SCALE, UCIP
-from ucip_adapt.models.pretrained import locate_base, replaced
+from ucip_adapt.models.pretrained import locate_base
 from ucip_adapt.upscaler import load
 
 __all__ = ["Merged", "merge", "write_bytes"]

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ucip_adapt.assets import shipped_base_folder, shipped_bases
+from ucip_adapt.atomic import replaced
 from ucip_adapt.download import get_files
 from ucip_adapt.errors import BaseFormatError, ConfigError
 from ucip_adapt.formats import check_format_version
@@ -30,7 +29,6 @@ __all__ = [
     "load_weights",
     "locate_base",
     "read_safetensors",
-    "replaced",
     "save_weights",
 ]
 
@@ -222,33 +220,3 @@ def save_weights(model: UCIP, folder: Path) -> None:
         path.write_text(config, encoding="utf-8")
     with replaced(folder / "model.safetensors") as path:
         save_file(tensors, os.fspath(path), metadata=metadata)
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to; rename it to ``path`` if all went well.
-
-    Args:
-        path: The file's name in the end.
-
-    Yields:
-        The name to write to.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with replaced(Path(folder, "a.txt")) as temporary:
-        ...         _ = temporary.write_text("complete")
-        ...     Path(folder, "a.txt").read_text()
-        'complete'
-    """
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:12]}-{path.name}")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # as this user's files are; some writers make private ones
-        yield temporary
-        temporary.chmod(mode)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

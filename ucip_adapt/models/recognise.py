@@ -22,10 +22,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ucip_adapt.atomic import replaced
 from ucip_adapt.errors import BaseFormatError, ConfigError
 from ucip_adapt.models.config import PRESETS, GlobalSkip, UCIPConfig
 from ucip_adapt.models.fingerprint import fingerprint_of
-from ucip_adapt.models.pretrained import check_tensors, read_safetensors, replaced
+from ucip_adapt.models.pretrained import check_tensors, read_safetensors
 from ucip_adapt.models.prompts import PromptDesign
 from ucip_adapt.models.ucip import UCIP
 

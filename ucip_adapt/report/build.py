@@ -69,10 +69,10 @@ def build_report(
         ...     "+0.500" in report.path.read_text(encoding="utf-8")
         True
     """
+    from ucip_adapt.atomic import write_atomically
     from ucip_adapt.errors import ConfigError, DataError
     from ucip_adapt.report.page import render, sections_of
     from ucip_adapt.report.pictures import make_pictures, picture_section, read_pictures
-    from ucip_adapt.training.atomic import write_atomically
 
     folder, out = Path(folder), Path(out)
     if out.suffix.lower() not in (".html", ".htm"):  # a result would be overwritten

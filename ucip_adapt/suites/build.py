@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ucip_adapt.atomic import write_atomically
 from ucip_adapt.data.bicubic import bicubic_down4
 from ucip_adapt.data.degrade import read_gt
 from ucip_adapt.errors import CheckpointError, ConfigError, DataError
@@ -19,7 +20,6 @@ from ucip_adapt.suites.plan import BuildPlan
 from ucip_adapt.suites.records import MANIFEST_NAME, Layout, ShardRecord, manifest_of
 from ucip_adapt.suites.shards import png_bytes
 from ucip_adapt.suites.worker import BlockTask, build_block
-from ucip_adapt.training.atomic import write_atomically
 from ucip_adapt.training.lock import lock_folder
 
 __all__ = ["BuildReport", "Part", "build_suite", "estimate_bytes"]

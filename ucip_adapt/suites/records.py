@@ -11,11 +11,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ucip_adapt.atomic import write_atomically
 from ucip_adapt.digests import sha256_of
 from ucip_adapt.errors import DataError
 from ucip_adapt.formats import check_format_version
 from ucip_adapt.suites.plan import BuildPlan
-from ucip_adapt.training.atomic import write_atomically
 
 __all__ = ["MANIFEST_NAME", "Layout", "Quarantined", "ShardRecord", "read_manifest", "verify_suite"]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -15,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ucip_adapt.atomic import replaced
 from ucip_adapt.errors import DataError
-from ucip_adapt.training.atomic import sync_directory
 
 __all__ = ["ROWS_PER_GROUP", "png_bytes", "read_rows", "write_shard"]
 
@@ -98,32 +96,25 @@ def write_shard(path: Path, rows: Iterator[Mapping[str, Any]], *, temporary: Pat
     import pyarrow.parquet as pq
 
     schema = _schema([name for name in _COLUMNS if hr or name != "hr"])
-    temporary.mkdir(parents=True, exist_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not the process's number: workers of several machines may share the folder.
-    beside = temporary / f"{path.parent.name}-{path.stem}-{uuid.uuid4().hex}.parquet"
+    for folder in (temporary, path.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    # Pictures do not shrink any further, and the rest is small.
+    repeated = [name for name in schema.names if _COLUMNS[name] == "string"]
     count = 0
-    try:
-        with beside.open("wb") as file:
-            # Pictures do not shrink any further, and the rest is small.
-            repeated = [name for name in schema.names if _COLUMNS[name] == "string"]
-            with pq.ParquetWriter(
-                file,
-                schema,
-                compression="none",
-                use_dictionary=repeated,
-                write_statistics=repeated,
-            ) as writer:
-                while group := list(islice(rows, ROWS_PER_GROUP)):
-                    writer.write_table(pa.Table.from_pylist(group, schema=schema))
-                    count += len(group)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
+    with (
+        replaced(path, beside=temporary) as unfinished,
+        unfinished.open("wb") as file,
+        pq.ParquetWriter(
+            file,
+            schema,
+            compression="none",
+            use_dictionary=repeated,
+            write_statistics=repeated,
+        ) as writer,
+    ):
+        while group := list(islice(rows, ROWS_PER_GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+            count += len(group)
     return count
 
 

@@ -28,8 +28,8 @@ from accelerate.utils import load
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ucip_adapt.atomic import sync_directory
 from ucip_adapt.errors import CheckpointError, ConfigError, NonFiniteError, unknown_name
-from ucip_adapt.training.atomic import sync_directory
 from ucip_adapt.training.collective import ask_main, attempt, first_message
 from ucip_adapt.training.guard import check_finite
 from ucip_adapt.training.lock import lock_folder

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ucip_adapt.atomic import sync_directory, sync_file
 from ucip_adapt.digests import sha256_of
 from ucip_adapt.errors import CheckpointError
 from ucip_adapt.formats import check_format_version
-from ucip_adapt.training.atomic import sync_directory, sync_file
 
 __all__ = ["MANIFEST_NAME", "Manifest", "read_manifest", "verify", "write_manifest"]
 

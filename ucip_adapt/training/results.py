@@ -33,10 +33,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ucip_adapt.atomic import write_atomically
 from ucip_adapt.config import to_dict
 from ucip_adapt.errors import ConfigError, UcipError, unknown_name
 from ucip_adapt.formats import check_format_version
-from ucip_adapt.training.atomic import write_atomically
 
 if TYPE_CHECKING:
     import torch

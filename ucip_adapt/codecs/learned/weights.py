@@ -14,12 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from ucip_adapt.atomic import write_atomically
 from ucip_adapt.codecs.learned.coding import Coder, Constants, make_constants, make_tables
 from ucip_adapt.codecs.learned.network import NetworkConfig, TinyNetwork, build_network
 from ucip_adapt.codecs.learned.tables import Tables
 from ucip_adapt.errors import CodecError
 from ucip_adapt.formats import check_format_version
-from ucip_adapt.training.atomic import write_atomically
 
 __all__ = ["FORMAT_VERSION", "StoredCodec", "load_codec", "save_codec"]
 
