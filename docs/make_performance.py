@@ -218,6 +218,12 @@ def degrading() -> str:
     return "\n".join(lines)
 
 
+def commit_of(about: dict[str, Any]) -> str:
+    """The commit in short, with the mark of changes that were not committed."""
+    commit, mark, _ = str(about["commit"]).partition("+dirty")
+    return commit[:12] + mark
+
+
 def machines() -> str:
     """Command, hardware and commit of each file."""
     lines = ["| file | command | hardware | torch | commit |", "|---|---|---|---|---|"]
@@ -227,7 +233,7 @@ def machines() -> str:
         threads = record["config"]["threads"]
         lines.append(
             f"| {name} | `{record['command']}` | {about['cpu']}, {threads} of {about['cpu_cores']} "
-            f"cores | {about['versions']['torch']} | {str(about['commit'])[:12]} |"
+            f"cores | {about['versions']['torch']} | {commit_of(about)} |"
         )
     return "\n".join(lines)
 
