@@ -14,6 +14,7 @@ from ucip_adapt.codecs import get_codec
 from ucip_adapt.codecs.base import check_image_names, fingerprint_digest
 from ucip_adapt.data.bicubic import EdgeRule
 from ucip_adapt.errors import ConfigError
+from ucip_adapt.suites.manifest import num_blocks, shard_name
 from ucip_adapt.suites.resolved import FilledSuite
 
 __all__ = ["BuildPlan", "HrMode", "PlannedSetting", "Shard", "default_images_per_shard"]
@@ -144,7 +145,7 @@ class BuildPlan:
     @property
     def num_blocks(self) -> int:
         """Blocks of images."""
-        return -(-len(self.images) // self.images_per_shard)
+        return num_blocks(len(self.images), self.images_per_shard)
 
     @property
     def num_shards(self) -> int:
@@ -158,7 +159,7 @@ class BuildPlan:
 
     def shard_name(self, setting: int, block: int) -> str:
         """Where a shard lies: setting's folder, then the number of the block."""
-        return f"{self.settings[setting].folder}/{block:05d}"
+        return shard_name(self.settings[setting].folder, block)
 
     def shards(self) -> Iterator[Shard]:
         """Yield every shard, setting by setting."""

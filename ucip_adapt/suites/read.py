@@ -20,12 +20,13 @@ from ucip_adapt.data.cache import ArrayCache, CachedArray, file_digest
 from ucip_adapt.data.degrade import DegradedImage, Pixels, Setting, read_gt
 from ucip_adapt.digests import sha256_of
 from ucip_adapt.errors import ConfigError, DataError
+from ucip_adapt.suites.manifest import num_blocks, shard_name
 from ucip_adapt.suites.records import MANIFEST_NAME, Layout, read_manifest
 from ucip_adapt.suites.shards import read_rows
 
 __all__ = ["BuiltSuite", "open_suite"]
 
-_COLUMNS = ("image", "lq", "hr_path", "hr_sha256")
+_COLUMNS = ("image", "codec", "quality", "lq", "hr_path", "hr_sha256")
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,18 @@ class BuiltSuite:
             ConfigError: If the suite lacks a setting.
             DataError: If a shard is damaged, or a high-resolution image is missing or another one.
         """
-        places = [self._place(setting) for setting in settings]
+        folders = [self._folder(setting) for setting in settings]
         found: list[DegradedImage] = []
         left_out = 0
-        blocks = range(len(self.manifest["shards"]) // len(self.manifest["settings"]))
+        blocks = range(num_blocks(self.num_images, self.manifest["images_per_shard"]))
+        shards = {shard["name"]: shard for shard in self.manifest["shards"]}
         for block in tqdm(blocks, desc="shards", unit="block", disable=not progress):
-            complete, incomplete = self._block(block, places, settings, cache, hr_folder)
+            complete, incomplete = self._block(
+                [shards[shard_name(folder, block)] for folder in folders],
+                settings,
+                cache,
+                hr_folder,
+            )
             left_out += incomplete
             found += complete
             if limit is not None and len(found) >= limit:
@@ -120,27 +127,27 @@ class BuiltSuite:
                 )
         return found
 
-    def _place(self, setting: Setting) -> int:
+    def _folder(self, setting: Setting) -> str:
+        """Folder of a setting's shards."""
         if setting not in self.settings:
             raise ConfigError(
                 f"{self.folder} has no {setting}; it has {', '.join(map(str, self.settings))}"
             )
-        return self.settings.index(setting)
+        return str(self.manifest["settings"][self.settings.index(setting)]["folder"])
 
     def _block(
         self,
-        block: int,
-        places: Sequence[int],
+        shards: Sequence[dict[str, Any]],
         settings: Sequence[Setting],
         cache: ArrayCache,
         hr_folder: Path | None,
     ) -> tuple[list[DegradedImage], int]:
-        """Images of a block that have all settings, and how many do not."""
+        """Images of a block that have all settings, and how many do not; one shard per setting."""
         truths: dict[str, CachedArray] = {}
         digests: dict[str, str] = {}
         lqs: dict[str, dict[Setting, Pixels]] = {}
-        for setting, place in zip(settings, places, strict=True):
-            for key, row in self._rows(block, place):
+        for setting, shard in zip(settings, shards, strict=True):
+            for key, row in self._rows(shard, setting):
                 name = row["image"]
                 lq = cache.reference(f"suite {key}", functools.partial(_decode, row["lq"]["bytes"]))
                 lqs.setdefault(name, {})[setting] = lq
@@ -158,10 +165,10 @@ class BuiltSuite:
         ]
         return complete, len(lqs) - len(complete)
 
-    def _rows(self, block: int, place: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _rows(
+        self, shard: dict[str, Any], setting: Setting
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Rows of a shard, each with a key for its pixels."""
-        per_setting = len(self.manifest["shards"]) // len(self.manifest["settings"])
-        shard = self.manifest["shards"][place * per_setting + block]
         path = Layout(self.folder).shard(shard["name"])
         if not path.is_file() or sha256_of(path) != shard["sha256"]:
             raise DataError(
@@ -170,6 +177,16 @@ class BuiltSuite:
             )
         columns = (*_COLUMNS, "hr") if self.manifest["hr_mode"] == "bytes" else _COLUMNS
         for number, row in enumerate(read_rows(path, columns)):
+            if missing := [name for name in columns if name not in row]:
+                raise DataError(
+                    f"{path} has no column {missing[0]}, which a suite of hr_mode "
+                    f"'{self.manifest['hr_mode']}' has: {MANIFEST_NAME} belongs to other shards"
+                )
+            if (row["codec"], row["quality"]) != setting:
+                raise DataError(
+                    f"{path} holds {row['codec']}:{row['quality']}, but {MANIFEST_NAME} says "
+                    f"{setting}: it belongs to other shards"
+                )
             yield f"{shard['sha256']} {number}", row
 
     def _truth(self, row: dict[str, Any], cache: ArrayCache, hr_folder: Path | None) -> CachedArray:

@@ -15,14 +15,13 @@ from ucip_adapt.atomic import write_atomically
 from ucip_adapt.digests import sha256_of
 from ucip_adapt.errors import DataError
 from ucip_adapt.formats import check_format_version
+from ucip_adapt.suites.manifest import find_damage
 from ucip_adapt.suites.plan import BuildPlan
 
 __all__ = ["MANIFEST_NAME", "Layout", "Quarantined", "ShardRecord", "read_manifest", "verify_suite"]
 
 MANIFEST_NAME = "suite.json"
 _FORMAT_VERSION = "1.0"
-# What is read of a manifest.
-_READ = ("suite", "slots", "settings", "num_images", "hr_mode", "shards", "quarantined")
 # What decides the bytes of a shard besides the codecs themselves.
 _LIBRARIES = ("ucip-adapt", "numpy", "pillow", "pyarrow")
 
@@ -159,7 +158,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"there is no {path}: is it a folder of a finished build?") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} is damaged: it holds no JSON object")
@@ -201,7 +200,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         folder: Output folder of the build.
 
     Raises:
-        DataError: If there is none, or it is damaged or of a newer format.
+        DataError: If there is none, it is of a newer format or damaged: a key is missing or of
+            another type, or its slots, settings and shards contradict each other.
     """
     if not (folder / MANIFEST_NAME).is_file() and Layout(folder).plan.is_file():
         raise DataError(f"the build in {folder} is not finished; run its command again")
@@ -212,8 +212,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         what=str(folder / MANIFEST_NAME),
         error=DataError,
     )
-    if missing := [key for key in _READ if key not in manifest]:
-        raise DataError(f"{folder / MANIFEST_NAME} is damaged: it lacks {', '.join(missing)}")
+    if fault := find_damage(manifest):
+        raise DataError(
+            f"{folder / MANIFEST_NAME} is damaged: {fault}. The build command writes it again; a "
+            "folder that was built elsewhere has to be fetched again"
+        )
     return manifest
 
 

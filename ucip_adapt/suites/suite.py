@@ -11,7 +11,7 @@ from typing import Any
 
 from ucip_adapt.errors import CommandRefusedError, ConfigError, unknown_name
 
-__all__ = ["OUTSIDE_FORMS", "SUITES", "Slot", "Suite", "load_suite"]
+__all__ = ["OUTSIDE_FORMS", "SLOT_NAME", "SUITES", "Slot", "Suite", "load_suite"]
 
 SUITES = ("ucsr", "ucsr-open", "ucsr-streams", "webp", "elic")
 """Suites of the package; each is the file ``suites/<name>.toml``."""
@@ -22,8 +22,8 @@ _LARGEST_FILE = 1_000_000
 OUTSIDE_FORMS = ("command:", "folder:", "streams:")
 """Codecs of these forms name a program or a folder of this machine."""
 
-# Names of slots become names of folders.
-_SLOT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+SLOT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+"""What a slot may be called: names of slots become names of folders."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _read_slot(entry: object, source: str, *, allow_command: bool) -> Slot:
     if len(set(qualities)) != len(qualities):
         raise ConfigError(f"{source}: qualities {qualities}: one is named twice")
     name = _text(entry, "name", source, default=codec)
-    if not _SLOT_NAME.fullmatch(name):
+    if not SLOT_NAME.fullmatch(name):
         raise ConfigError(
             f"{source}: name: {name!r} must be letters, digits, '-' and '_', at most 64 of them"
         )
