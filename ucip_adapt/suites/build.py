@@ -19,6 +19,7 @@ from ucip_adapt.suites.engines import Engine
 from ucip_adapt.suites.plan import BuildPlan
 from ucip_adapt.suites.records import MANIFEST_NAME, Layout, ShardRecord, manifest_of
 from ucip_adapt.suites.shards import png_bytes
+from ucip_adapt.suites.unchanged import refuse_changed
 from ucip_adapt.suites.worker import BlockTask, build_block
 from ucip_adapt.training.lock import lock_folder
 
@@ -153,6 +154,7 @@ def build_suite(
         )
         run = _Run(plan, layout, part, common)
         run.look(retry_quarantined=retry_quarantined)
+        run.refuse_changed_images(hr, progress=progress)
         if check_space:
             _check_space(plan, hr, out, len(run.missing))
         run.work(engine, max_quarantined=max_quarantined, progress=progress)
@@ -218,6 +220,7 @@ class _Run:
         self.bad: dict[str, str] = {}
         self.missing: set[tuple[int, int]] = set()
         self.images: dict[int, dict[str, str]] = {}
+        self.started: dict[int, float] = {}
 
     def look(self, *, retry_quarantined: bool) -> None:
         """Find the shards that are not finished."""
@@ -230,6 +233,17 @@ class _Run:
                     self.kept += 1
                     self._note(record)
                     self.images.setdefault(block, {}).update(record.images)
+                    started = min(record.started, self.started.get(block, record.started))
+                    self.started[block] = started
+
+    def refuse_changed_images(self, hr: Path, *, progress: bool) -> None:
+        """Look at the images of the blocks that are whole; workers look at those of the others."""
+        unfinished = {block for block, _ in self.missing}
+        whole = [block for block in self.images if block not in unfinished]
+        for block in tqdm(whole, desc="kept images", unit="block", disable=not progress):
+            refuse_changed(
+                hr, self.images[block], started=self.started[block], out=self.layout.root
+            )
 
     def work(self, engine: Engine, *, max_quarantined: int, progress: bool) -> None:
         """Hand out the blocks, a few at a time, and gather what comes back."""

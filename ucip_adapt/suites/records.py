@@ -54,6 +54,7 @@ class ShardRecord:
         images: Sha256 of the file of each image that could be read, by its name.
         seconds: Wall time by part of the work; it is no function of the images, so it stays here.
         host: Machine that made it.
+        started: When it was about to read the images, in seconds since 1970; 0 in older records.
     """
 
     name: str
@@ -64,6 +65,7 @@ class ShardRecord:
     images: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     host: str = ""
+    started: float = 0.0
 
 
 @dataclass(frozen=True)

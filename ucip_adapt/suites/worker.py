@@ -24,6 +24,7 @@ from ucip_adapt.errors import CodecError, DataError
 from ucip_adapt.suites.plan import PlannedSetting
 from ucip_adapt.suites.records import Layout, Quarantined, ShardRecord
 from ucip_adapt.suites.shards import png_bytes, write_shard
+from ucip_adapt.suites.unchanged import changed_image
 
 __all__ = ["BlockTask", "build_block"]
 
@@ -105,12 +106,12 @@ def build_block(task: BlockTask) -> list[ShardRecord]:
     """
     use_streams(task.streams, Path(task.data) if task.data else None)
     codecs = {shard: _planned_codec(setting, task) for shard, setting in task.shards}
-    seconds = _Seconds()
+    seconds, started = _Seconds(), time.time()
     sources = seconds.of("images", lambda: [_read_source(name, task) for name in task.images])
     _check_unchanged(sources, task)
     records = []
     for name, setting in task.shards:
-        records.append(_build_shard(name, setting, codecs[name], sources, task, seconds))
+        records.append(_build_shard(name, setting, codecs[name], sources, task, seconds, started))
         seconds = _Seconds()
     return records
 
@@ -140,10 +141,7 @@ def _check_unchanged(sources: list[_Source], task: BlockTask) -> None:
     known = dict(task.known)
     for source in sources:
         if source.hr_sha256 and source.hr_sha256 != known.get(source.name, source.hr_sha256):
-            raise DataError(
-                f"{Path(task.hr, source.name)} is another image than the finished shards in "
-                f"{task.out} were made of: put that one back, or build into another folder"
-            )
+            raise changed_image(Path(task.hr, source.name), Path(task.out))
 
 
 def _portable(message: str, task: BlockTask) -> str:
@@ -157,6 +155,7 @@ def _build_shard(
     sources: list[_Source],
     task: BlockTask,
     seconds: _Seconds,
+    started: float,
 ) -> ShardRecord:
     layout = Layout(Path(task.out))
     quarantined: list[Quarantined] = []
@@ -187,6 +186,7 @@ def _build_shard(
         images={source.name: source.hr_sha256 for source in sources if source.hr_sha256},
         seconds={part: round(value, 4) for part, value in seconds.parts.items()},
         host=platform.node(),
+        started=started,
     )
     layout.write_record(record)
     return record
