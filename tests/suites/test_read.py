@@ -178,6 +178,33 @@ def test_the_card_makes_each_slot_a_configuration(reference, tmp_path):
     assert (out / "README.md").read_text() == "mine"
 
 
+def test_unlucky_names_of_slots(build, tmp_path):
+    """What YAML takes for a truth value, for nothing, for a number; `datasets` reads the card."""
+    from datasets import load_dataset
+
+    suite, out = tmp_path / "odd.toml", tmp_path / "out"
+    slots = [f"[[slots]]\nname = '{name}'\ncodec = 'jpeg'\n" for name in ("no", "null", "2024")]
+    texts = [f"{slot}qualities = [{10 + n}]\n" for n, slot in enumerate(slots)]
+    suite.write_text("".join(texts))
+    build(out, suite=suite)
+    write_suite_card(open_suite(out))
+    for name, rows in (("no", 10), ("null", 10), ("2024", 10), (None, 30), ("default", 30)):
+        found = load_dataset(str(out), name, split="train", cache_dir=str(tmp_path / "cache"))
+        assert found.num_rows == rows
+        assert set(found["slot"]) == ({name} if rows == 10 else {"no", "null", "2024"})
+
+
+def test_the_card_counts_images_not_failures(reference):
+    built = open_suite(reference)
+    assert "No image was left out." in render_suite_card(built)
+    built.manifest["quarantined"] = [
+        {"image": image, "setting": f"jpeg:{quality}", "error": "no"}
+        for image in ("a.png", "b.png")
+        for quality in (10, 20, 30, 40)
+    ]
+    assert "2 images could not be read, or not coded at some setting" in render_suite_card(built)
+
+
 def test_a_stand_in_is_named_on_the_card(reference):
     built = open_suite(reference)
     built.manifest["slots"][0] |= {"asked": "hm", "codec": "hevc-x265"}

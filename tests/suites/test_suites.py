@@ -90,6 +90,7 @@ def test_a_substitution_is_recorded_and_strict_refuses_it(tmp_path, monkeypatch)
         (SLOT + SLOT, ConfigError, "two slots have the name 'webp'"),
         ("strict = 1\n" + SLOT, ConfigError, "strict: expected true or false, got 1"),
         (SLOT + "name = '../../up'", ConfigError, r"name: '\.\./\.\./up' must be letters, digits"),
+        (SLOT + "name = 'default'", ConfigError, "call all slots together 'default'; choose"),
         (SLOT + "name = '/abs'", ConfigError, "must be letters, digits"),
         ("= 3", ConfigError, "is not valid TOML"),
         ("x = " + "[" * 5000, ConfigError, "is not valid TOML"),

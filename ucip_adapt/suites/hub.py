@@ -9,6 +9,7 @@ from typing import Any
 from ucip_adapt.digests import sha256_of
 from ucip_adapt.errors import DataError
 from ucip_adapt.suites.read import BuiltSuite
+from ucip_adapt.suites.suite import WHOLE
 
 __all__ = ["files_to_push", "push_suite", "render_suite_card", "write_suite_card"]
 
@@ -26,7 +27,7 @@ def render_suite_card(built: BuiltSuite) -> str:
     """
     manifest = built.manifest
     slots = manifest["slots"]
-    configs = [_config("default", ["data/*/*.parquet"], default=True)]
+    configs = [_config(WHOLE, ["data/*/*.parquet"], default=True)]
     for slot in slots:
         folders = [s["folder"] for s in manifest["settings"] if s["slot"] == slot["name"]]
         configs.append(_config(slot["name"], [f"data/{folder}/*.parquet" for folder in folders]))
@@ -76,7 +77,7 @@ rows = load_dataset("parquet", data_files="data/*/*.parquet", split="train", str
 
 `lq` is the decoded image, `stream` the bitstream where a common decoder reads it, `num_bytes` its
 length and `bpp` its rate per low-resolution pixel. `lr_sha256` is that of the pixels before
-compression. {len(manifest["quarantined"])} images could not be read or coded.
+compression. {_left_out(manifest["quarantined"])}
 
 Made by `ucip-adapt build-suite` with {versions}; sha256 of every shard in `suite.json`. Encoders:
 
@@ -86,8 +87,19 @@ Made by `ucip-adapt build-suite` with {versions}; sha256 of every shard in `suit
 """
 
 
+def _left_out(quarantined: list[dict[str, str]]) -> str:
+    images = len({entry["image"] for entry in quarantined})
+    if not images:
+        return "No image was left out."
+    return (
+        f"{images} images could not be read, or not coded at some setting; `quarantined` in "
+        "`suite.json` names them."
+    )
+
+
 def _config(name: str, patterns: list[str], *, default: bool = False) -> str:
-    lines = [f"- config_name: {name}", "  data_files:", "  - split: train", "    path:"]
+    # In quotes, or YAML takes `no`, `null` and `2024` for something else than a name.
+    lines = [f'- config_name: "{name}"', "  data_files:", "  - split: train", "    path:"]
     lines += [f"    - {pattern}" for pattern in patterns]
     return "\n".join([*lines, *(["  default: true"] if default else [])])
 

@@ -11,10 +11,13 @@ from typing import Any
 
 from ucip_adapt.errors import CommandRefusedError, ConfigError, unknown_name
 
-__all__ = ["OUTSIDE_FORMS", "SLOT_NAME", "SUITES", "Slot", "Suite", "load_suite"]
+__all__ = ["OUTSIDE_FORMS", "SLOT_NAME", "SUITES", "WHOLE", "Slot", "Suite", "load_suite"]
 
 SUITES = ("ucsr", "ucsr-open", "ucsr-streams", "webp", "elic")
 """Suites of the package; each is the file ``suites/<name>.toml``."""
+
+WHOLE = "default"
+"""What cards of built suites call all slots together; no slot may be called so."""
 
 _SUITE_KEYS = ("name", "description", "strict", "slots")
 _SLOT_KEYS = ("name", "codec", "qualities", "stands_for")
@@ -165,6 +168,11 @@ def _read_slot(entry: object, source: str, *, allow_command: bool) -> Slot:
     if not SLOT_NAME.fullmatch(name):
         raise ConfigError(
             f"{source}: name: {name!r} must be letters, digits, '-' and '_', at most 64 of them"
+        )
+    if name == WHOLE:
+        raise ConfigError(
+            f"{source}: name: cards of built suites call all slots together '{WHOLE}'; choose "
+            "another name"
         )
     return Slot(
         name=name,
