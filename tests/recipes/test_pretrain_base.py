@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,13 @@ from ucip_adapt.config import parse_config
 from ucip_adapt.data import read_rgb
 from ucip_adapt.data.bicubic import bicubic_down4
 from ucip_adapt.data.paired import PairedCrops, to_tensor
-from ucip_adapt.errors import CheckpointError, ConfigError, NonFiniteError, UnknownNameError
+from ucip_adapt.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    NonFiniteError,
+    UnknownNameError,
+)
 from ucip_adapt.hub.cards import licence_id, training_sets
 from ucip_adapt.models import UCIP, UCIPConfig
 from ucip_adapt.training.checkpoint import CheckpointWarning
@@ -375,7 +382,9 @@ def test_a_built_suite_gives_the_same_crops(run, world, tmp_path):
         "[[slots]]\ncodec = 'webp'\nqualities = [20]\n"
     )
     suite, out = str(tmp_path / "mine.toml"), str(tmp_path / "built")
-    words = ["build-suite", "--suite", suite, "--hr", str(world.train), "--out", out]
+    hr = tmp_path / "hr"
+    shutil.copytree(world.train, hr)
+    words = ["build-suite", "--suite", suite, "--hr", str(hr), "--out", out]
     assert main([*words, "--workers", "0"]) == 0
     fly = run("pretrain_base", tmp_path / "fly", suite=suite, num_slots=2)
     built = run(
@@ -399,6 +408,13 @@ def test_a_built_suite_gives_the_same_crops(run, world, tmp_path):
     assert torch.equal(fly.batches[0]["lq"], built.batches[0]["lq"])
     assert licence_id(built.record) == "other"
     assert training_sets(built.record) == ["the images of the suite .../built"]
+    hr.rename(tmp_path / "moved")  # now the option says where they are
+    hr.mkdir()
+    with pytest.raises(DataError, match=r"are not in .*name their folder with --train_data_dir"):
+        run("tune_prompts", tmp_path / "tuned3", suite_dir=Path(out), **options)
+    options["train_data_dir"] = (str(tmp_path / "moved"),)
+    moved = run("tune_prompts", tmp_path / "tuned3", suite_dir=Path(out), **options)
+    assert torch.equal(fly.batches[0]["lq"], moved.batches[0]["lq"])
     with pytest.raises(ConfigError, match=r"has no webp:10; it has jpeg:10, jpeg:40, webp:20"):
         run("tune_prompts", tmp_path / "none", suite_dir=Path(out), codec="webp", qualities=(10,))
     with pytest.raises(ConfigError, match="--suite_dir says itself which suite it holds"):

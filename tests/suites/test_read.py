@@ -79,6 +79,27 @@ def test_images_that_moved_or_changed(build, photos, on_the_fly, tmp_path):
         built.images(built.settings, cache, hr_folder=tmp_path / "moved")
 
 
+def test_a_folder_that_holds_other_images_or_lacks_one(build, photos, on_the_fly, tmp_path):
+    hr, out, cache = tmp_path / "hr", tmp_path / "out", ArrayCache(tmp_path / "cache")
+    shutil.copytree(photos, hr)
+    build(out, hr)
+    built = open_suite(out)
+    message = rf"images of {out} are not in {tmp_path}: there is no .* name their folder with --tr"
+    with pytest.raises(DataError, match=message):
+        built.images(built.settings, cache, hr_folder=tmp_path)
+    (hr / "photo04.png").unlink()
+    assert built.hr_folder == hr
+    with pytest.raises(DataError, match=rf"are not in {hr}: there is no photo04\.png\. Put it b"):
+        built.images(built.settings, cache)
+    # The images move, and their folder stays.
+    shutil.rmtree(hr)
+    hr.mkdir()
+    assert built.hr_folder is None
+    with pytest.raises(DataError, match="they are not where they were: name their folder with"):
+        built.images(built.settings, cache)
+    assert_same(built.images(built.settings, cache, hr_folder=photos), on_the_fly)
+
+
 def test_a_damaged_shard_is_not_trained_on(reference, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(reference, out)

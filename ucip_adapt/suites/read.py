@@ -48,8 +48,14 @@ class BuiltSuite:
 
     @property
     def hr_folder(self) -> Path | None:
-        """Folder of the high-resolution images at the build, if it is on this machine."""
-        return Layout(self.folder).hr_folder()
+        """Folder of the high-resolution images at the build, if they are there."""
+        layout = Layout(self.folder)
+        folder = layout.hr_folder()
+        record = layout.finished(self.manifest["shards"][0]["name"])
+        if folder is None or record is None or not record.images:
+            return folder
+        # A folder that has lost one image is still theirs; one that holds none is not.
+        return folder if any((folder / name).is_file() for name in record.images) else None
 
     @property
     def num_images(self) -> int:
@@ -96,6 +102,7 @@ class BuiltSuite:
             DataError: If a shard is damaged, or a high-resolution image is missing or another one.
         """
         folders = [self._folder(setting) for setting in settings]
+        hr_folder = hr_folder or self.hr_folder
         found: list[DegradedImage] = []
         left_out = 0
         blocks = range(num_blocks(self.num_images, self.manifest["images_per_shard"]))
@@ -193,13 +200,18 @@ class BuiltSuite:
         key = f"gt {row['hr_sha256']}"
         if self.manifest["hr_mode"] == "bytes":
             return cache.reference(key, lambda: _read_file(row["hr"]["bytes"], row["hr"]["path"]))
-        folder = hr_folder or self.hr_folder
-        if folder is None:
+        if hr_folder is None:
             raise DataError(
                 f"{self.folder} names its high-resolution images but does not hold them, and they "
                 "are not where they were: name their folder with --train_data_dir"
             )
-        path = folder / row["hr_path"]
+        path = hr_folder / row["hr_path"]
+        if not path.is_file():
+            raise DataError(
+                f"the high-resolution images of {self.folder} are not in {hr_folder}: there is no "
+                f"{row['hr_path']}. Put it back, or, if they have moved, name their folder with "
+                "--train_data_dir"
+            )
         if file_digest(path) != row["hr_sha256"]:
             raise DataError(f"{path} is not the image that {self.folder} was built from")
         return cache.reference(key, lambda: read_gt(path))
