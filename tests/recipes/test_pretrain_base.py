@@ -421,6 +421,23 @@ def test_a_built_suite_gives_the_same_crops(run, world, tmp_path):
         run("pretrain_base", tmp_path / "none", suite_dir=Path(out), suite=suite)
 
 
+def test_a_built_suite_of_a_program_is_tuned_on(run, world, tmp_path):
+    """Shards name the program without its folder; the option names it whole."""
+    program = tmp_path / "bin" / "copy"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\ncp "$1" "$2"\n')
+    program.chmod(0o755)
+    codec, suite, out = f"command:{program} {{in}} {{out}}", tmp_path / "own.toml", tmp_path / "b"
+    suite.write_text(f"[[slots]]\nname = 'mine'\ncodec = '{codec}'\nqualities = [0]\n")
+    words = ["build-suite", "--suite", str(suite), "--hr", str(world.train), "--out", str(out)]
+    assert main([*words, "--workers", "0", "--allow-command"]) == 0
+    assert str(tmp_path) not in (out / "suite.json").read_text()
+    options = {"codec": codec, "qualities": (0,), "allow_command": True, "max_train_steps": 1}
+    fly = run("tune_prompts", tmp_path / "fly", **options)
+    built = run("tune_prompts", tmp_path / "shards", suite_dir=out, **options)
+    assert torch.equal(fly.batches[0]["lq"], built.batches[0]["lq"])
+
+
 def test_a_prompt_free_network_says_so_and_gets_no_prompt_gradient(run, tmp_path):
     done = run("pretrain_base", tmp_path / "out", prompt="none", max_train_steps=1)
     prompt = [p for n, p in done.model.named_parameters() if ".prompt." in n]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 from ucip_adapt.digests import sha256_of
 from ucip_adapt.errors import DataError
+from ucip_adapt.suites.published import public
 from ucip_adapt.suites.read import BuiltSuite
-from ucip_adapt.suites.suite import WHOLE
+from ucip_adapt.suites.records import Layout
+from ucip_adapt.suites.shards import read_rows
+from ucip_adapt.suites.suite import OUTSIDE_FORMS, WHOLE
 
 __all__ = ["files_to_push", "push_suite", "render_suite_card", "write_suite_card"]
 
@@ -140,6 +144,26 @@ def files_to_push(built: BuiltSuite) -> list[tuple[str, int]]:
     return [(p.name, p.stat().st_size) for p in others if p.is_file()] + shards
 
 
+def _refuse_folders(built: BuiltSuite) -> None:
+    """Earlier versions wrote whole paths of programs and folders into shards."""
+    outside = {
+        setting["folder"]
+        for setting in built.manifest["settings"]
+        if setting["codec"].startswith(OUTSIDE_FORMS)
+    }
+    for shard in built.manifest["shards"]:
+        if shard["name"].partition("/")[0] not in outside:
+            continue
+        path = Layout(built.folder).shard(shard["name"])
+        for row in itertools.islice(read_rows(path, ("codec", "encoder")), 1):
+            said = [row["codec"], json.loads(row["encoder"])]
+            if public(said) != said:
+                raise DataError(
+                    f"{path} was made by an earlier version and names folders of this machine "
+                    f"({row['codec']}): build the suite anew into an empty folder, then publish it"
+                )
+
+
 def push_suite(built: BuiltSuite, repo_id: str, *, private: bool = False) -> str:
     """Upload the folder to the Hub as it is, so that checksums stay true.
 
@@ -152,7 +176,7 @@ def push_suite(built: BuiltSuite, repo_id: str, *, private: bool = False) -> str
         The repository's id.
 
     Raises:
-        DataError: If the Hub says no.
+        DataError: If the Hub says no, or shards of an earlier version name folders of this machine.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is httpx's
@@ -160,6 +184,7 @@ def push_suite(built: BuiltSuite, repo_id: str, *, private: bool = False) -> str
         HTTPError,
     )
 
+    _refuse_folders(built)
     write_suite_card(built)
     try:
         api: Any = HfApi()

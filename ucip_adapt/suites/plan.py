@@ -15,6 +15,7 @@ from ucip_adapt.codecs.base import check_image_names, fingerprint_digest
 from ucip_adapt.data.bicubic import EdgeRule
 from ucip_adapt.errors import ConfigError
 from ucip_adapt.suites.manifest import num_blocks, shard_name
+from ucip_adapt.suites.published import public
 from ucip_adapt.suites.resolved import FilledSuite
 
 __all__ = ["BuildPlan", "HrMode", "PlannedSetting", "Shard", "default_images_per_shard"]
@@ -60,6 +61,16 @@ class PlannedSetting:
     def folder(self) -> str:
         """Name of the folder of its shards."""
         return f"{self.slot}-{self.quality}"
+
+    @property
+    def public_codec(self) -> str:
+        """Name of the codec without folders of this machine."""
+        return str(public(self.codec))
+
+    @functools.cached_property
+    def public_fingerprint(self) -> str:
+        """The fingerprint without folders of this machine."""
+        return json.dumps(public(json.loads(self.fingerprint)), sort_keys=True)
 
     def __str__(self) -> str:
         return f"{self.codec}:{self.quality}"
@@ -121,7 +132,7 @@ class BuildPlan:
             hr_mode: Whether shards hold the high-resolution files.
 
         Raises:
-            ConfigError: If two settings would share a folder.
+            ConfigError: If two settings would share a folder, or the name that is published.
             CodecError: If a codec goes by names and two images have the same one.
         """
         settings = []
@@ -139,6 +150,7 @@ class BuildPlan:
         for folder in folders:
             if folders.count(folder) > 1:
                 raise ConfigError(f"two settings of {suite.suite.name} would be called {folder}")
+        _refuse_one_name(settings)
         size = images_per_shard or default_images_per_shard(len(images))
         return cls(suite, tuple(settings), images, size, edge, hr_mode)
 
@@ -201,3 +213,15 @@ class BuildPlan:
             "edge": self.edge,
             "hr_mode": self.hr_mode,
         }
+
+
+def _refuse_one_name(settings: list[PlannedSetting]) -> None:
+    """Two programs of one name in different folders could not be told apart in shards."""
+    slots: dict[tuple[str, int], str] = {}
+    for setting in settings:
+        key = (setting.public_codec, setting.quality)
+        if slots.setdefault(key, setting.slot) != setting.slot:
+            raise ConfigError(
+                f"the slots {slots[key]} and {setting.slot} both come to {key[0]}:{key[1]}: a "
+                "suite leaves out where programs and folders lie; give them other names"
+            )

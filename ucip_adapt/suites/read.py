@@ -21,6 +21,7 @@ from ucip_adapt.data.degrade import DegradedImage, Pixels, Setting, read_gt
 from ucip_adapt.digests import sha256_of
 from ucip_adapt.errors import ConfigError, DataError
 from ucip_adapt.suites.manifest import num_blocks, shard_name
+from ucip_adapt.suites.published import public
 from ucip_adapt.suites.records import MANIFEST_NAME, Layout, read_manifest
 from ucip_adapt.suites.shards import read_rows
 
@@ -64,8 +65,14 @@ class BuiltSuite:
 
     @property
     def settings(self) -> list[Setting]:
-        """All settings, slot after slot."""
-        return [Setting(s["codec"], s["quality"]) for s in self.manifest["settings"]]
+        """All settings, slot after slot.
+
+        Programs and folders are named whole on the machine that built, and without where they lie
+        elsewhere.
+        """
+        said = [Setting(s["codec"], s["quality"]) for s in self.manifest["settings"]]
+        here = [Setting(*setting) for setting in Layout(self.folder).planned_settings()]
+        return here if [_public(s) for s in here] == [_public(s) for s in said] else said
 
     @property
     def slot_numbers(self) -> list[int]:
@@ -136,11 +143,11 @@ class BuiltSuite:
 
     def _folder(self, setting: Setting) -> str:
         """Folder of a setting's shards."""
-        if setting not in self.settings:
-            raise ConfigError(
-                f"{self.folder} has no {setting}; it has {', '.join(map(str, self.settings))}"
-            )
-        return str(self.manifest["settings"][self.settings.index(setting)]["folder"])
+        known = self.settings
+        for name in (setting, _public(setting)):
+            if name in known:
+                return str(self.manifest["settings"][known.index(name)]["folder"])
+        raise ConfigError(f"{self.folder} has no {setting}; it has {', '.join(map(str, known))}")
 
     def _block(
         self,
@@ -189,7 +196,7 @@ class BuiltSuite:
                     f"{path} has no column {missing[0]}, which a suite of hr_mode "
                     f"'{self.manifest['hr_mode']}' has: {MANIFEST_NAME} belongs to other shards"
                 )
-            if (row["codec"], row["quality"]) != setting:
+            if _public(Setting(row["codec"], row["quality"])) != _public(setting):
                 raise DataError(
                     f"{path} holds {row['codec']}:{row['quality']}, but {MANIFEST_NAME} says "
                     f"{setting}: it belongs to other shards"
@@ -215,6 +222,10 @@ class BuiltSuite:
         if file_digest(path) != row["hr_sha256"]:
             raise DataError(f"{path} is not the image that {self.folder} was built from")
         return cache.reference(key, lambda: read_gt(path))
+
+
+def _public(setting: Setting) -> Setting:
+    return Setting(public(setting.codec), setting.quality)
 
 
 def _decode(png: bytes) -> NDArray[np.uint8]:

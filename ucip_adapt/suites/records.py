@@ -6,7 +6,7 @@ import contextlib
 import json
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ucip_adapt.errors import DataError
 from ucip_adapt.formats import check_format_version
 from ucip_adapt.suites.manifest import find_damage
 from ucip_adapt.suites.plan import BuildPlan
+from ucip_adapt.suites.published import public, public_text
 
 __all__ = ["MANIFEST_NAME", "Layout", "Quarantined", "ShardRecord", "read_manifest", "verify_suite"]
 
@@ -147,6 +148,16 @@ class Layout:
         if kept.get("hr_folder") != mine["hr_folder"]:  # the images have moved
             write_atomically(self.plan, json.dumps(mine, sort_keys=True).encode())
 
+    def planned_settings(self) -> list[tuple[str, int]]:
+        """Codec and quality of each setting on the machine that built; empty elsewhere."""
+        if not self.plan.is_file():
+            return []
+        try:
+            settings = _read_json(self.plan)["settings"]
+            return [(str(setting["codec"]), int(setting["quality"])) for setting in settings]
+        except (KeyError, TypeError, ValueError):
+            return []
+
     def hr_folder(self) -> Path | None:
         """Folder of the high-resolution images on the machine that built, if it is there."""
         if not self.plan.is_file():
@@ -184,13 +195,30 @@ def manifest_of(plan: BuildPlan, records: Iterator[ShardRecord]) -> dict[str, An
         rows += record.rows
         size += record.num_bytes
     ordered = sorted(quarantined, key=lambda q: (q.image, q.setting))
+    header = plan.header()
+    names = {codec for slot in header["slots"] for codec in (slot["codec"], slot["named"])}
     return {
-        **plan.header(),
+        **header,
+        "slots": [
+            {**public(slot), "reason": public_text(slot["reason"], names)}
+            for slot in header["slots"]
+        ],
+        "substitutions": [public_text(line, names) for line in header["substitutions"]],
+        "settings": public(header["settings"]),
         "plan_digest": plan.digest,
         "versions": {name: metadata.version(name) for name in _LIBRARIES},
         "rows": rows,
         "bytes": size,
-        "quarantined": [asdict(entry) for entry in ordered],
+        "quarantined": [
+            asdict(
+                replace(
+                    entry,
+                    setting=public_text(entry.setting, names),
+                    error=public_text(entry.error, names),
+                )
+            )
+            for entry in ordered
+        ],
         "shards": shards,
     }
 

@@ -208,7 +208,7 @@ def _row(
     row = {
         "image": source.name,
         "slot": setting.slot,
-        "codec": setting.codec,
+        "codec": setting.public_codec,
         "parameter": setting.parameter,
         "quality": setting.quality,
         "lq": {
@@ -223,7 +223,7 @@ def _row(
         "hr_path": source.name,
         "hr_sha256": source.hr_sha256,
         "lr_sha256": source.lr_sha256,
-        "encoder": setting.fingerprint,
+        "encoder": setting.public_fingerprint,
     }
     if task.with_hr:
         file = Path(task.hr, source.name)
