@@ -65,7 +65,7 @@ def test_damage_is_named(reference, tmp_path, place, value, message):
         open_suite(tmp_path)
 
 
-def test_a_whole_one_passes_and_verify_looks_too(reference, tmp_path, capsys):
+def test_a_whole_one_passes_and_verify_looks_too(reference, build, tmp_path, capsys):
     manifest = json.loads((reference / "suite.json").read_text())
     assert find_damage(manifest) == ""
     out = tmp_path / "out"
@@ -76,6 +76,8 @@ def test_a_whole_one_passes_and_verify_looks_too(reference, tmp_path, capsys):
     (out / "suite.json").write_text("[" * 100_000)
     assert main(["build-suite", "--out", str(out), "--verify"]) == 2
     assert "suite.json is damaged" in capsys.readouterr().err
+    assert build(out).made == 0  # which writes it again, as the error says
+    assert json.loads((out / "suite.json").read_text()) == manifest
 
 
 def test_the_order_of_the_shards_does_not_matter(reference, tmp_path):
