@@ -351,6 +351,19 @@ def more_images() -> str:
     return "\n\n".join([table.markdown(), f"{table.note} {note} Made by `{record['command']}`."])
 
 
+def longer_stage() -> str:
+    """The base and a long stage after it over bicubic, by slot, and one over the other."""
+    path = RESULTS / "longer_stage.json"
+    if not path.is_file():
+        return "Not measured yet."
+    record, paper = read_results(path), RESULTS / "paper.json"
+    names = {"base": "`ucip-tiny-v3`", "longer": "after the long stage"}
+    table = gains_by_slot(record, paper, names=names)
+    ahead = gains_by_slot(record, paper, reference="base", names=names).rows[-1][-1].strip("*")
+    note = f"The mean of slots after the long stage less that of `ucip-tiny-v3`: {ahead} dB."
+    return "\n\n".join([table.markdown(), f"{table.note} {note} Made by `{record['command']}`."])
+
+
 # -- doing it again --------------------------------------------------------------------------------
 
 
@@ -408,6 +421,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "forgotten": forgotten,
     "gain_over_size": gain_over_size,
     "in_short": in_short,
+    "longer_stage": longer_stage,
     "more_images": more_images,
     "other_codecs": other_codecs,
     "progress": progress,
