@@ -85,7 +85,9 @@ class Options(TrainingOptions):
         "file.toml; each slot is drawn evenly.",
     )
     allow_command: bool = option(
-        False, "Take command: and folder: codecs from a suite file; only for files of your own."
+        False,
+        "Take command: and folder: codecs from a suite file; only for files of your own.",
+        flag_only=True,
     )
     pretrained_model_name_or_path: str | None = option(
         None, "Start from this base instead of random weights; its architecture is kept."
