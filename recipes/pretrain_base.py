@@ -15,9 +15,8 @@ from typing import Any, Literal
 
 import torch
 
-from ucip_adapt.codecs.streams import REFERENCE, use_streams
 from ucip_adapt.config import option, run_recipe
-from ucip_adapt.data import Setting, load_eval_set, parse_settings
+from ucip_adapt.data import load_eval_set
 from ucip_adapt.data.benchmarks import data_root
 from ucip_adapt.errors import ConfigError
 from ucip_adapt.evaluation import (
@@ -31,9 +30,8 @@ from ucip_adapt.evaluation import (
 from ucip_adapt.hub.folders import publish_base
 from ucip_adapt.hub.stages import previous_stages, stage_summary
 from ucip_adapt.models import UCIP, UCIPConfig
-from ucip_adapt.suites import fill_suite, load_suite
-from ucip_adapt.suites.read import open_suite
 from ucip_adapt.training.collective import finish_training
+from ucip_adapt.training.damage import choose_damage, code_first, unscored
 from ucip_adapt.training.ema import EMA
 from ucip_adapt.training.guard import GuardedStep, check_finite
 from ucip_adapt.training.losses import LOSSES
@@ -76,8 +74,8 @@ class Options(TrainingOptions):
     local: Literal["yes", "no"] | None = option(
         None, "Depth-wise local branch (Table 5); default: the base's, or yes."
     )
-    settings: tuple[str, ...] = option(
-        ("jpeg:10", "jpeg:20", "jpeg:30", "jpeg:40"), "Damage to learn, each CODEC:QUALITY."
+    settings: tuple[str, ...] | None = option(
+        None, "Damage to learn, each CODEC:QUALITY; default: jpeg:10 jpeg:20 jpeg:30 jpeg:40."
     )
     suite: str | None = option(
         None,
@@ -105,33 +103,6 @@ class Options(TrainingOptions):
     def rate(self) -> float:
         """Peak learning rate; 1e-3 suits the small presets."""
         return 1e-3 if self.learning_rate is None else self.learning_rate
-
-
-def read_settings(texts: tuple[str, ...]) -> list[Setting]:
-    """Turn ``codec:quality`` into settings."""
-    settings = []
-    for text in texts:
-        codec, _, quality = text.partition(":")
-        if not quality.isdecimal():
-            raise ConfigError(f"--settings {text}: write CODEC:QUALITY, such as jpeg:40")
-        settings += parse_settings(codec, (int(quality),))
-    return settings
-
-
-def choose_damage(cfg: Options) -> tuple[list[Setting], list[int] | None]:
-    """Settings to train on, and the slot of each; None makes each codec a slot."""
-    names = [text.partition(":")[0] for text in cfg.settings] if cfg.suite is None else REFERENCE
-    use_streams(names, data_root(cfg.data))  # HM and VTM: what is stored of their streams
-    if cfg.suite_dir is not None:
-        if cfg.suite is not None:
-            raise ConfigError("--suite_dir says itself which suite it holds; leave --suite out")
-        built = open_suite(cfg.suite_dir)
-        return built.settings, built.slot_numbers
-    if cfg.suite is None:
-        return read_settings(cfg.settings), None
-    suite = load_suite(cfg.suite, allow_command=cfg.allow_command)
-    filled = fill_suite(suite, allow_command=cfg.allow_command)
-    return filled.settings, filled.slot_numbers
 
 
 def build_model(cfg: Options) -> UCIP:
@@ -195,7 +166,16 @@ def main(cfg: Options) -> dict[str, Any]:
     clock = Clock()
     cfg = dataclasses.replace(cfg, learning_rate=cfg.rate)
     accelerator = make_accelerator(cfg)
-    settings, slots = choose_damage(cfg)
+    root = data_root(cfg.data)
+    settings, slots = choose_damage(
+        cfg.settings,
+        suite=cfg.suite,
+        suite_dir=cfg.suite_dir,
+        data_root=root,
+        allow_command=cfg.allow_command,
+    )
+    validation = load_eval_set(cfg.validation_data_dir, root, limit=cfg.max_eval_images)
+    without_score = unscored(validation, settings)
     cfg = dataclasses.replace(cfg, settings=tuple(map(str, settings)))
     model = build_model(cfg)
     cfg = with_architecture(cfg, model.config)
@@ -218,14 +198,13 @@ def main(cfg: Options) -> dict[str, Any]:
         f"processes x {cfg.train_batch_size} x {cfg.gradient_accumulation_steps}) of "
         f"{cfg.patch_size} x {cfg.patch_size} LQ pixels",
         f"hardware   {hardware_line()}",
+        *(f"no score   {reason}" for reason in without_score),
     )
     if cfg.dry_run:
         return {}
 
+    code_first(validation, settings, cache_of(cfg))
     crops = training_crops(cfg, settings, accelerator, slots)
-    validation = load_eval_set(
-        cfg.validation_data_dir, data_root(cfg.data), limit=cfg.max_eval_images
-    )
     optimizer = torch.optim.Adam(parameters, lr=cfg.rate, betas=(cfg.adam_beta1, cfg.adam_beta2))
     model, optimizer = accelerator.prepare(model, optimizer)
     base = accelerator.unwrap_model(model, keep_torch_compile=False)

@@ -147,8 +147,10 @@ class Runner:
         }
         base = {"pretrained_model_name_or_path": str(world.bases["prompted"])}
         codec = {"qualities": (10,), "evaluate_on": (str(world.validation),)}
+        suite = {"suite", "suite_dir"} & changes.keys()
+        damage = {} if suite else {"settings": ("jpeg:40",)}
         known = {
-            "pretrain_base": {**training, "preset": "nano", "settings": ("jpeg:40",)},
+            "pretrain_base": {**training, "preset": "nano", **damage},
             "tune_prompts": {**training, **base, **codec},
             "tune_full": {**training, **base, **codec},
             "evaluate": {**base, **codec},

@@ -31,6 +31,7 @@ from ucip_adapt.evaluation import (
 )
 from ucip_adapt.hub.pictures import comparison_picture
 from ucip_adapt.models import UCIP
+from ucip_adapt.training.damage import code_first
 from ucip_adapt.training.options import TuningOptions
 from ucip_adapt.training.run import cache_of, hardware_line, images_line, say
 
@@ -78,8 +79,9 @@ def load_sets(cfg: TuningOptions) -> tuple[EvalSet, list[EvalSet]]:
         reasons = [_cannot_be_coded(one, cfg) for one in needed]
         if reasons and all(reasons):
             raise DataError(f"{kind}: {reasons[0]}")
+    settings = parse_settings(cfg.codec, cfg.qualities or None, allow_command=cfg.allow_command)
     for one in (validation, *sets.values()):
-        _code_first(one, cfg)
+        code_first(one, settings, cache_of(cfg))
     return validation, list(sets.values())
 
 
@@ -91,15 +93,6 @@ def _cannot_be_coded(image_set: EvalSet, cfg: TuningOptions) -> str:
         if codec is None:
             return f"{image_set.name} at {setting}: {reason}"
     return ""
-
-
-def _code_first(image_set: EvalSet, cfg: TuningOptions) -> None:
-    """Code the first image of a set at every quality, as evaluation will."""
-    image, qualities = image_set.images[0], cfg.qualities or None
-    for setting in parse_settings(cfg.codec, qualities, allow_command=cfg.allow_command):
-        codec, _ = source_of(image_set, setting)
-        if codec is not None:
-            compress_lr(image.lr, setting, cache_of(cfg), codec=codec, name=image.name)
 
 
 def describe(
