@@ -99,6 +99,15 @@ class Options(TrainingOptions):
     )
     name: str = option("ucip-base", "Name for the card.")
 
+    def __post_init__(self) -> None:
+        """Check what one option says of another."""
+        super().__post_init__()
+        if self.revision is not None and self.pretrained_model_name_or_path is None:
+            raise ConfigError(
+                f"--revision {self.revision} is one of the base to start from: name that by "
+                "--pretrained_model_name_or_path, or leave --revision out"
+            )
+
     @property
     def rate(self) -> float:
         """Peak learning rate; 1e-3 suits the small presets."""

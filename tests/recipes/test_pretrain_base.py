@@ -253,6 +253,22 @@ def test_checkpoints_of_before_resume_beside_a_base(run, first, tmp_path):
     assert again.losses == whole.losses[1:]
 
 
+def test_a_revision_of_nothing(run, tmp_path):
+    with pytest.raises(ConfigError, match="--revision abc is one of the base to start from"):
+        run("pretrain_base", tmp_path / "out", revision="abc", dry_run=True)
+
+
+def test_a_run_that_ends_before_its_checkpoint(run, tmp_path):
+    run("pretrain_base", tmp_path / "out", checkpointing_steps=3)
+    shorter = {"max_train_steps": 2, "force": True, "resume_from_checkpoint": "latest"}
+    message = "the checkpoint is of step 3 and --max_train_steps 2 ends before it: give 3 or more"
+    with (
+        pytest.warns(CheckpointWarning, match="max_train_steps: 3 in the checkpoint, 2 now"),
+        pytest.raises(ConfigError, match=message),
+    ):
+        run("pretrain_base", tmp_path / "out", **shorter)
+
+
 def test_a_resumed_run_has_the_adam_that_it_records(run, tmp_path):
     run("pretrain_base", tmp_path / "out", checkpointing_steps=2)
     options = {

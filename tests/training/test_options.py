@@ -30,3 +30,29 @@ def test_a_limit_on_gradients_leaves_something_of_them():
     assert parse_config(TrainingOptions, ["--max_grad_norm", "none"]).max_grad_norm is None
     assert parse_config(TrainingOptions, ["--max_grad_norm", "1e-12"]).max_grad_norm == 1e-12
     assert parse_config(TrainingOptions, []).max_grad_norm == 1.0
+
+
+def test_an_average_moves():
+    for value in ("1", "1.5", "inf"):
+        with pytest.raises(ConfigError, match=f"ema_decay={value} must be .* below 1"):
+            parse_config(TrainingOptions, ["--ema_decay", value])
+    with pytest.raises(ConfigError, match=r"ema_decay: -0\.5 is below the smallest allowed"):
+        parse_config(TrainingOptions, ["--ema_decay", "-0.5"])
+    with pytest.raises(ConfigError, match=r"ema_decay=-0\.5 must be at least 0"):
+        TrainingOptions(ema_decay=-0.5)
+    for value in (0.0, 0.999, None):
+        assert TrainingOptions(ema_decay=value).ema_decay == value
+
+
+def test_a_rate_is_finite():
+    with pytest.raises(ConfigError, match="learning_rate=inf must be finite"):
+        parse_config(TrainingOptions, ["--learning_rate", "inf"])
+    assert TrainingOptions(learning_rate=0.0).learning_rate == 0.0
+
+
+@pytest.mark.parametrize("steps", [("3", "2"), ("2", "2")])
+def test_milestones_rise(steps):
+    multistep = ["--lr_scheduler", "multistep", "--lr_milestones"]
+    with pytest.raises(ConfigError, match=f"lr_milestones={' '.join(steps)} must rise"):
+        parse_config(TrainingOptions, [*multistep, *steps])
+    assert parse_config(TrainingOptions, [*multistep, "2", "3"]).lr_milestones == (2, 3)

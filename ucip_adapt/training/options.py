@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from ucip_adapt.training.guard import NonFinitePolicy
 from ucip_adapt.training.losses import Loss
 from ucip_adapt.training.schedule import Schedule
 
-__all__ = ["TrainingOptions", "TuningOptions"]
+__all__ = ["TrainingOptions", "TuningOptions", "check_push"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,9 @@ class TrainingOptions:
         1.0, "Gradient clipping, a limit above 0; none does not clip."
     )
     ema_decay: float | None = option(
-        None, "Average the trained weights with this decay and keep the average.", maximum=1.0
+        None,
+        "Average the trained weights with this decay, below 1, and keep the average.",
+        minimum=0.0,
     )
     mixed_precision: Literal["no", "bf16", "fp16"] = option("no", "Autocast type.")
     matmul_precision: Literal["highest", "high", "medium"] | None = option(
@@ -137,6 +140,13 @@ class TrainingOptions:
             beta: float = getattr(self, name)
             if not 0 <= beta < 1:
                 raise ConfigError(f"{name}={beta:g} must be at least 0 and below 1")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ConfigError(
+                f"ema_decay={self.ema_decay:g} must be at least 0 and below 1: at 1 the average "
+                "stays where it starts; 'none' keeps no average"
+            )
+        if self.learning_rate is not None and not 0 <= self.learning_rate < math.inf:
+            raise ConfigError(f"learning_rate={self.learning_rate:g} must be finite, 0 or more")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ConfigError(
                 f"max_grad_norm={self.max_grad_norm:g} leaves nothing of the gradients; give a "
@@ -154,6 +164,9 @@ class TrainingOptions:
             )
         if bool(self.lr_milestones) != (self.lr_scheduler == "multistep"):
             raise ConfigError("lr_milestones belong to lr_scheduler 'multistep', and it needs them")
+        if list(self.lr_milestones) != sorted(set(self.lr_milestones)):
+            steps = " ".join(map(str, self.lr_milestones))
+            raise ConfigError(f"lr_milestones={steps} must rise, each step once")
 
 
 @dataclass(frozen=True)
@@ -197,5 +210,21 @@ class TuningOptions(TrainingOptions):
             ConfigError: If two options exclude each other.
         """
         super().__post_init__()
-        if self.push_to_hub and not (self.hub_model_id or os.environ.get("UCIP_HUB_NAMESPACE")):
-            raise ConfigError("--push_to_hub needs --hub_model_id, or UCIP_HUB_NAMESPACE to be set")
+        check_push(self.push_to_hub, self.hub_model_id)
+
+
+def check_push(push_to_hub: bool, hub_model_id: str | None) -> None:
+    """Refuse to publish to nowhere, before the training.
+
+    Args:
+        push_to_hub: Whether the result is to be uploaded.
+        hub_model_id: Repository for it; None takes the namespace of ``UCIP_HUB_NAMESPACE``.
+
+    Raises:
+        ConfigError: If there is neither.
+
+    Example:
+        >>> check_push(True, "me/mine")
+    """
+    if push_to_hub and not (hub_model_id or os.environ.get("UCIP_HUB_NAMESPACE")):
+        raise ConfigError("--push_to_hub needs --hub_model_id, or UCIP_HUB_NAMESPACE to be set")

@@ -363,6 +363,7 @@ def resume_run(
 
     Raises:
         CheckpointError: As :meth:`.Checkpoints.resume` does.
+        ConfigError: If the run is to end before the checkpoint's step.
     """
     if accelerator.process_index > 0:  # the main process goes on as a run of one process does
         set_seed(cfg.seed, device_specific=True)
@@ -373,6 +374,11 @@ def resume_run(
         force=cfg.force,
         allow_world_change=cfg.allow_world_change,
     )
+    if step > cfg.max_train_steps:
+        raise ConfigError(
+            f"the checkpoint is of step {step} and --max_train_steps {cfg.max_train_steps} ends "
+            f"before it: give {step} or more, or an earlier checkpoint by --resume_from_checkpoint"
+        )
     # The optimizer's state has brought its old decays back; after --force others may be recorded.
     for group in optimizer.param_groups:
         group["betas"] = (cfg.adam_beta1, cfg.adam_beta2)
