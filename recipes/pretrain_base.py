@@ -232,7 +232,11 @@ def main(cfg: Options) -> dict[str, Any]:
     # Earlier versions recorded a preset also beside a base, where it says nothing.
     critical = ("prompt", "settings", *(("preset",) if cfg.preset is not None else ()))
     checkpoints = make_checkpoints(
-        cfg, accelerator, critical=critical, images_sha256=crops.images_sha256()
+        cfg,
+        accelerator,
+        critical=critical,
+        images_sha256=crops.images_sha256(),
+        slots=crops.slots,
     )
     step = resume_run(cfg, accelerator, checkpoints, optimizer)
     compute_loss = LOSSES[cfg.loss]

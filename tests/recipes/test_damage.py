@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -14,7 +15,14 @@ from ucip_adapt.cli import main
 from ucip_adapt.codecs import CODECS
 from ucip_adapt.codecs.base import Availability
 from ucip_adapt.codecs.reference import HM, VTM
-from ucip_adapt.errors import CodecError, CommandRefusedError, ConfigError, DataError
+from ucip_adapt.errors import (
+    CheckpointError,
+    CodecError,
+    CommandRefusedError,
+    ConfigError,
+    DataError,
+)
+from ucip_adapt.training.checkpoint import CheckpointWarning
 
 WORDS = "import shutil, sys; shutil.copy(*sys.argv[1:3])"
 COPY = f"command:{sys.executable} -c '{WORDS}' {{in}} {{out}} {{q}}"
@@ -136,3 +144,26 @@ def test_what_a_codec_cannot_do_to_the_validation_images(run, world, tmp_path):
             at={1: steps.append},
         )
     assert not steps
+
+
+def test_the_same_settings_in_other_slots_are_another_run(run, tmp_path):
+    """They are drawn otherwise. A checkpoint of before, which does not know its slots, goes on."""
+    slot = "[[slots]]\nname = '{}'\ncodec = 'webp'\nqualities = {}\n"
+    one = slot.format("all", [10, 20, 30])
+    two = slot.format("a", [10]) + slot.format("b", [20, 30])
+    suite, folder = tmp_path / "mine.toml", tmp_path / "out"
+    options = {"suite": str(suite), "checkpointing_steps": 2}
+    suite.write_text(one, encoding="utf-8")
+    run("pretrain_base", folder, **options)
+    checkpoint = folder / "checkpoints" / "step-00000002"
+    options["resume_from_checkpoint"] = str(checkpoint)
+    suite.write_text(two, encoding="utf-8")
+    listed = r"slots: \[0, 0, 0\] in the checkpoint, \[0, 1, 1\] now"
+    with pytest.raises(CheckpointError, match=listed):
+        run("pretrain_base", folder, **options)
+    with pytest.warns(CheckpointWarning, match=listed):
+        run("pretrain_base", folder, **options, force=True)
+    content = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
+    del content["run_config"]["slots"]
+    (checkpoint / "manifest.json").write_text(json.dumps(content), encoding="utf-8")
+    assert run("pretrain_base", folder, **options).record["scores"]["rows"]

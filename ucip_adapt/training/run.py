@@ -313,6 +313,7 @@ def make_checkpoints(
     critical: Sequence[str] = (),
     base_fingerprint: str | None = None,
     images_sha256: str | None = None,
+    slots: Sequence[int] | None = None,
 ) -> Checkpoints:
     """Checkpoints under ``OUTPUT_DIR/checkpoints``, of the trained parameters only.
 
@@ -323,7 +324,10 @@ def make_checkpoints(
         base_fingerprint: Of the base, whose name may stand for other weights by then; its frozen
             parameters are in no checkpoint. None where all parameters are.
         images_sha256: Of the training images, whose folder's name may stand for others by then.
+        slots: Number of the slot of each setting, which decides what is drawn: a suite may group
+            the same settings otherwise by then. None where there is nothing to group.
     """
+    grouped = {} if slots is None else {"slots": list(slots)}
     return Checkpoints(
         accelerator,
         cfg.output_dir / "checkpoints",
@@ -332,9 +336,10 @@ def make_checkpoints(
             **to_dict(cfg),
             "base_fingerprint": base_fingerprint,
             "images_sha256": images_sha256,
+            **grouped,
         },
         critical_keys=[*_CRITICAL, *critical, "base_fingerprint"],
-        measured_keys=["images_sha256"],
+        measured_keys=["images_sha256", *grouped],
         on_write_error=cfg.checkpoint_errors,
         save_trainable_only=True,
     )
