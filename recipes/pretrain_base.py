@@ -34,6 +34,7 @@ from ucip_adapt.training.collective import finish_training
 from ucip_adapt.training.damage import choose_damage, code_first, unscored
 from ucip_adapt.training.ema import EMA
 from ucip_adapt.training.guard import GuardedStep, check_finite
+from ucip_adapt.training.last import weights_kept
 from ucip_adapt.training.losses import LOSSES
 from ucip_adapt.training.options import TrainingOptions
 from ucip_adapt.training.results import run_record
@@ -302,29 +303,35 @@ def main(cfg: Options) -> dict[str, Any]:
     clock.lap("training")
     guard.check_trained()
 
-    # What ships is measured in its own precision, whatever the training's was.
-    base = accelerator.unwrap_model(model, keep_fp32_wrapper=False, keep_torch_compile=False)
-    if ema is not None:
-        ema.write_back()
-    check_finite(base.named_parameters(), what="no result is written: the trained weights")
-    if cfg.windows:
-        window, ways = choose_window(
-            base, cfg.windows, validation, settings, cache=cache_of(cfg), accelerator=accelerator
+    with weights_kept(accelerator, checkpoints, step):
+        # What ships is measured in its own precision, whatever the training's was.
+        base = accelerator.unwrap_model(model, keep_fp32_wrapper=False, keep_torch_compile=False)
+        if ema is not None:
+            ema.write_back()
+        check_finite(base.named_parameters(), what="no result is written: the trained weights")
+        if cfg.windows:
+            window, ways = choose_window(
+                base,
+                cfg.windows,
+                validation,
+                settings,
+                cache=cache_of(cfg),
+                accelerator=accelerator,
+            )
+            base.config = base.config.replace(window=window)
+            for way, psnr in ways.items():
+                say(accelerator, f"inference  {way}: {psnr:.3f} dB on {validation.name}")
+        else:
+            ways = {}
+        methods = {
+            "bicubic": bicubic,
+            "whole": network_upscaler(base.upscale, accelerator.device, window=None),
+            "base": network_upscaler(base.upscale, accelerator.device),
+        }
+        protocols = ["y-c4", "rgb-c4"]
+        rows = evaluate_sets(
+            methods, [validation], settings, protocols, cache=cache_of(cfg), accelerator=accelerator
         )
-        base.config = base.config.replace(window=window)
-        for way, psnr in ways.items():
-            say(accelerator, f"inference  {way}: {psnr:.3f} dB on {validation.name}")
-    else:
-        ways = {}
-    methods = {
-        "bicubic": bicubic,
-        "whole": network_upscaler(base.upscale, accelerator.device, window=None),
-        "base": network_upscaler(base.upscale, accelerator.device),
-    }
-    protocols = ["y-c4", "rgb-c4"]
-    rows = evaluate_sets(
-        methods, [validation], settings, protocols, cache=cache_of(cfg), accelerator=accelerator
-    )
     clock.lap("evaluation")
     say(accelerator, summarise(rows, reference="bicubic"))
     record = run_record(

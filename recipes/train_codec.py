@@ -75,6 +75,9 @@ class Options(TrainingOptions):
     start_from: Path | None = option(None, "File of a codec to start from.")
     patch_size: int = option(64, "Side of a training crop.", unit="pixels", minimum=48)
     ema_decay: float | None = option(0.999, "Decay of the averaged weights that are kept.")
+    checkpointing_steps: int = option(
+        0, "Publish a checkpoint every so many steps; 0 only when asked to stop.", minimum=0
+    )
     log_steps: int = option(200, "Print rates and distortions every so many steps.", minimum=1)
     suite_dir: Path | None = unused(None, "a codec learns from clean images")
     gradient_accumulation_steps: int = unused(1, "a codec makes a step of every batch")

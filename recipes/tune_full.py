@@ -26,6 +26,7 @@ from ucip_adapt.models import UCIP
 from ucip_adapt.training.collective import finish_training
 from ucip_adapt.training.ema import EMA
 from ucip_adapt.training.guard import GuardedStep, check_finite
+from ucip_adapt.training.last import weights_kept
 from ucip_adapt.training.losses import LOSSES
 from ucip_adapt.training.options import TuningOptions
 from ucip_adapt.training.results import run_record
@@ -170,12 +171,13 @@ def main(cfg: Options) -> dict[str, Any]:
     clock.lap("training")
     guard.check_trained()
 
-    # The tuned network is measured in the same precision as the base beside it.
-    accelerator.unwrap_model(model, keep_fp32_wrapper=False, keep_torch_compile=False)
-    if ema is not None:
-        ema.write_back()
-    check_finite(named, what="no result is written: the trained weights")
-    rows = result.score(sets)
+    with weights_kept(accelerator, checkpoints, step):
+        # The tuned network is measured in the same precision as the base beside it.
+        accelerator.unwrap_model(model, keep_fp32_wrapper=False, keep_torch_compile=False)
+        if ema is not None:
+            ema.write_back()
+        check_finite(named, what="no result is written: the trained weights")
+        rows = result.score(sets)
     clock.lap("evaluation")
     record = run_record(
         "tune_full",

@@ -25,6 +25,7 @@ from ucip_adapt.models import UCIP
 from ucip_adapt.training.collective import finish_training
 from ucip_adapt.training.ema import EMA
 from ucip_adapt.training.guard import GuardedStep, check_finite
+from ucip_adapt.training.last import weights_kept
 from ucip_adapt.training.losses import LOSSES
 from ucip_adapt.training.options import TuningOptions
 from ucip_adapt.training.results import run_record
@@ -218,10 +219,11 @@ def main(cfg: Options) -> dict[str, Any]:
     clock.lap("training")
     guard.check_trained()
 
-    if ema is not None:
-        ema.write_back()
-    check_finite(named, what="no result is written: the trained weights")
-    rows = result.score(sets)
+    with weights_kept(accelerator, checkpoints, step):
+        if ema is not None:
+            ema.write_back()
+        check_finite(named, what="no result is written: the trained weights")
+        rows = result.score(sets)
     clock.lap("evaluation")
     record = run_record(
         "tune_prompts",

@@ -331,3 +331,16 @@ def test_a_permission_is_given_by_a_flag_and_never_by_a_file(tmp_path):
             ConfigError, match=rf"theirs\.toml: '{key}' is for the command line alone"
         ):
             parse_config(Permission, ["--config", str(file)])
+
+
+def test_ctrl_c_ends_a_recipe_without_a_traceback(capsys):
+    @dataclass(frozen=True)
+    class Nothing:
+        seed: int = option(0, "Seed.")
+
+    def main(cfg):
+        raise KeyboardInterrupt(*(["it is in x"] if cfg.seed else []))
+
+    for flag, said in (("--seed=0", "stopped\n"), ("--seed=1", "stopped: it is in x\n")):
+        assert run_recipe(main, Nothing, description="", argv=[flag]) == 130
+        assert capsys.readouterr().err == said

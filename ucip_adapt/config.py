@@ -39,6 +39,7 @@ __all__ = ["option", "parse_config", "required", "run_recipe", "to_dict", "unuse
 T = TypeVar("T")
 _METADATA_KEY = "ucip_adapt.option"
 _EXIT_CODE_KNOWN_ERROR = 2
+_EXIT_CODE_INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,8 @@ def run_recipe(
 
     Returns:
         Exit code: 0, or 2 after a :class:`~ucip_adapt.errors.UcipError`, whose text is then on
-        stderr. Any other exception is a bug and keeps its traceback.
+        stderr; 130 after Ctrl-C, with a line that says "stopped". Any other exception is a bug and
+        keeps its traceback.
 
     Example:
         >>> @dataclass(frozen=True)
@@ -257,6 +259,9 @@ def run_recipe(
     except UcipError as error:
         sys.stderr.write(f"error: {error}\n")
         return _EXIT_CODE_KNOWN_ERROR
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"stopped: {stop}\n" if str(stop) else "stopped\n")
+        return _EXIT_CODE_INTERRUPTED
     if "torch.distributed" in sys.modules:  # reading options does not need it
         from ucip_adapt.training.collective import leave_process_group
 

@@ -104,7 +104,9 @@ class TrainingOptions:
         0, "Validate every so many steps; 0 only at the end.", unit="steps", minimum=0
     )
     checkpointing_steps: int = option(
-        0, "Publish a checkpoint every so many steps; 0 only when asked to stop.", minimum=0
+        0,
+        "Publish a checkpoint every so many steps; 0 only when asked to stop and at the end.",
+        minimum=0,
     )
     checkpoints_total_limit: int | None = option(2, "Checkpoints to keep.", minimum=1)
     checkpoint_errors: Literal["stop", "continue"] = option(
