@@ -297,6 +297,34 @@ def test_the_bases_card(base_record):
     assert "| applied to | whole images |" in whole
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("ucip-base", "path/to/this/folder"),
+        ("runs/deep/base", "path/to/this/folder"),
+        ("./base", "path/to/this/folder"),
+        ("base/", "path/to/this/folder"),
+        ("you/my-base", "you/my-base"),
+        ("ucip-tiny-v3", "ucip-tiny-v3"),
+    ],
+)
+def test_a_base_is_loaded_by_its_name_only_where_others_know_it(base_record, name, shown):
+    text = base_card(name, UCIPConfig.preset("tiny"), base_record)
+    assert f'network = UCIP.from_pretrained("{shown}")' in text
+
+
+def test_a_way_of_applying_is_chosen_only_among_several(base_record):
+    chosen = "on which the\nway of applying it was chosen"
+    assert chosen not in base_card("b", UCIPConfig.preset("tiny"), base_record)
+    base_record["scores"]["inference"] = {}
+    text = base_card("b", UCIPConfig.preset("tiny"), base_record)
+    assert "chosen" not in text
+    assert 'images that were not trained on;\n"whole" is the whole image at once, "base"' in text
+    base_record["scores"]["inference"] = {"whole": 25.1, "window 48": 25.4}
+    text = base_card("b", UCIPConfig.preset("tiny"), base_record)
+    assert f'{chosen}; "whole" is the whole image at once, "base" the way above.\n' in text
+
+
 def test_a_table_without_a_cell_is_an_error(record):
     rows = [r for r in record["scores"]["rows"] if (r["method"], r["quality"]) != ("base", 40)]
     with pytest.raises(KeyError):

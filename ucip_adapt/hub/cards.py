@@ -165,7 +165,14 @@ def _base_of(record: Mapping[str, Any]) -> tuple[str, bool]:
     name = _released(record["config"]["pretrained_model_name_or_path"])
     if record["parameters"].get("base_is_folder"):
         return PurePath(name).name or name, False
-    return name, name in shipped_bases() or (name.count("/") == 1 and not name.startswith("."))
+    return name, _known_everywhere(name)
+
+
+def _known_everywhere(name: str) -> bool:
+    """Whether a name means the same network everywhere: one that is shipped, or user/repository."""
+    user, slash, repository = name.partition("/")
+    on_hub = bool(user and slash and repository) and "/" not in repository
+    return name in shipped_bases() or (on_hub and not name.startswith("."))
 
 
 def cell_text(text: str) -> str:
@@ -244,6 +251,7 @@ def base_card(name: str, config: UCIPConfig, record: Mapping[str, Any]) -> str:
         if config.window is None
         else f"overlapping windows of {config.window} LQ pixels, blended"
     )
+    loads_by_name = not tuned and _known_everywhere(name)
     design = f'prompt "{config.prompt}", {config.num_prompts} basic prompts'
     size = f"{config.num_blocks} PTMBs x {config.num_layers} PTMMs, {config.embed_dim} channels"
     stages = "\n".join(f"1. {describe_stage(s)}" for s in record["parameters"].get("stages", []))
@@ -285,17 +293,22 @@ Images:
 import torch
 from ucip_adapt import UCIP
 
-network = UCIP.from_pretrained("{"path/to/this/folder" if tuned else name}")
+network = UCIP.from_pretrained("{name if loads_by_name else "path/to/this/folder"}")
 sr = network.upscale(torch.rand(1, 3, 48, 64))  # (1, 3, 192, 256)
 ```
 """
 
 
 def _base_scores(record: Mapping[str, Any]) -> str:
+    images = "on validation images that were not trained on"
+    if record["scores"].get("inference"):
+        images += ", on which the\nway of applying it was chosen; "
+    else:
+        images += ";\n"
     return f"""## Scores
 
-Mean PSNR in dB / SSIM, protocol y-c4, on validation images that were not trained on, on which the
-way of applying it was chosen; "whole" is the whole image at once, "base" the way above.
+Mean PSNR in dB / SSIM, protocol y-c4, {images}"whole" is the whole image at once, \
+"base" the way above.
 
 {score_table(record["scores"]["rows"], protocol="y-c4", reference="bicubic")}"""
 
