@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, Literal
 
 import torch
@@ -27,7 +28,7 @@ from ucip_adapt.evaluation import (
     network_upscaler,
     summarise,
 )
-from ucip_adapt.hub.folders import publish_base
+from ucip_adapt.hub.folders import publish_base, push_folder
 from ucip_adapt.hub.stages import previous_stages, stage_summary
 from ucip_adapt.models import UCIP, UCIPConfig
 from ucip_adapt.training.collective import finish_training
@@ -36,7 +37,7 @@ from ucip_adapt.training.ema import EMA
 from ucip_adapt.training.guard import GuardedStep, check_finite
 from ucip_adapt.training.last import weights_kept
 from ucip_adapt.training.losses import LOSSES
-from ucip_adapt.training.options import TrainingOptions
+from ucip_adapt.training.options import TrainingOptions, check_push
 from ucip_adapt.training.results import run_record
 from ucip_adapt.training.run import (
     Clock,
@@ -99,10 +100,13 @@ class Options(TrainingOptions):
         None, "Validate only on the first so many images.", unit="images", minimum=1
     )
     name: str = option("ucip-base", "Name for the card.")
+    push_to_hub: bool = option(False, "Upload the result to the Hub.")
+    hub_model_id: str | None = option(None, "Repository for it; default: UCIP_HUB_NAMESPACE/NAME.")
 
     def __post_init__(self) -> None:
         """Check what one option says of another."""
         super().__post_init__()
+        check_push(self.push_to_hub, self.hub_model_id)
         if self.revision is not None and self.pretrained_model_name_or_path is None:
             raise ConfigError(
                 f"--revision {self.revision} is one of the base to start from: name that by "
@@ -355,6 +359,8 @@ def main(cfg: Options) -> dict[str, Any]:
     record["parameters"]["stages"].append(this)
     if accelerator.is_main_process:
         publish_base(base, cfg.output_dir, record, name=cfg.name)
+        if cfg.push_to_hub:  # a name may be user/repository, for the card
+            push_folder(cfg.output_dir, cfg.hub_model_id, default_name=PurePath(cfg.name).name)
     finish_training(accelerator)
     gain = mean_psnr(rows, "base") - mean_psnr(rows, "bicubic")
     say(accelerator, f"wrote {cfg.output_dir}: {gain:+.3f} dB over bicubic on {validation.name}")

@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import load as read_safetensors
 from safetensors.numpy import load_file
 
+from ucip_adapt.errors import ConfigError
 from ucip_adapt.models import UCIP
 from ucip_adapt.tuning import DynamicPromptConfig, add_prompt_adapter
 
@@ -163,7 +164,7 @@ def test_a_dry_run_says_everything_and_writes_nothing(run, world, tmp_path):
     assert set(world.cache.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", ["tune_prompts", "tune_full"])
+@pytest.mark.parametrize("name", ["tune_prompts", "tune_full", "pretrain_base"])
 def test_the_finished_folder_is_pushed(run, recipes, tmp_path, monkeypatch, name):
     pushed = []
 
@@ -174,8 +175,17 @@ def test_the_finished_folder_is_pushed(run, recipes, tmp_path, monkeypatch, name
     monkeypatch.setattr(recipes(name), "push_folder", push)
     options = {"max_train_steps": 1, "push_to_hub": True}
     run(name, tmp_path / "out", hub_model_id="me/mine", **options)
-    default = {"tune_prompts": "ucip-webp", "tune_full": "ucip-webp-full"}[name]
+    default = {
+        "tune_prompts": "ucip-webp",
+        "tune_full": "ucip-webp-full",
+        "pretrain_base": "ucip-base",
+    }[name]
     assert pushed == [(tmp_path / "out", "me/mine", default)]
+    run(name, tmp_path / "dry", hub_model_id="me/mine", dry_run=True, **options)
+    assert len(pushed) == 1
+    monkeypatch.delenv("UCIP_HUB_NAMESPACE", raising=False)
+    with pytest.raises(ConfigError, match="--push_to_hub needs --hub_model_id, or UCIP_HUB_NAM"):
+        run(name, tmp_path / "none", **options)
 
 
 def test_help_lists_every_option(recipes, command, capsys):
