@@ -20,6 +20,7 @@ from ucip_adapt.experiments.compare import Finished, read_cells
 from ucip_adapt.experiments.groups import read_experiments
 from ucip_adapt.experiments.ledger import Ledger
 from ucip_adapt.experiments.plan import (
+    borrowed_rates,
     current,
     planned_config,
     read_locations,
@@ -50,7 +51,9 @@ class Options:
 
     codec: str = option("webp", "Codec to adapt to.")
     prompts: str = option("dpm+offset", "The set that rows ii and iv train.")
-    seeds: int = option(3, "Seeds of every row that trains something.", minimum=1)
+    seeds: int = option(
+        3, "Seeds to make of every row that trains something; all finished ones count.", minimum=1
+    )
     evaluate_on: str = option("full", "Sets that are measured: full or short.")
     budget: str | None = option(None, "Time to work for: 90m, 2h30m, 45s; default: to the end.")
     print_only: bool = option(False, "Print what is finished; start nothing.")
@@ -122,6 +125,8 @@ def main(cfg: Options) -> int:
     )
     locations = read_locations(cfg.base)
     ledger = Ledger(with_trials(cells, groups), cfg.results_dir / "cells", locations)
+    for line in borrowed_rates(cells):
+        print(f"rate      {line}")
     failed = 0 if cfg.print_only else make(cfg, ledger)
     show(cfg, ledger)
     return EXIT_CODE_FAILED if failed else 0

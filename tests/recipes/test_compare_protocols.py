@@ -14,7 +14,7 @@ from ucip_adapt.config import run_recipe
 from ucip_adapt.errors import ConfigError, UnknownNameError
 from ucip_adapt.experiments.groups import read_groups
 from ucip_adapt.experiments.ledger import facts_of_base
-from ucip_adapt.experiments.plan import table_cells, with_trials
+from ucip_adapt.experiments.plan import borrowed_rates, table_cells, with_trials
 from ucip_adapt.experiments.runner import Report
 from ucip_adapt.training.results import write_results
 
@@ -161,6 +161,40 @@ def test_another_codec_gets_the_same_matrix():
     assert len(both["rates"].cells) == 5
 
 
+GIF_TRIALS = """
+[groups.rates-gif]
+codec = "gif"
+evaluate_on = "validation"
+matrix = [{ method = "everything", learning_rate = [1e-3, 3e-3], base = "net-v1" }]
+"""
+
+
+def test_rates_tried_for_a_codec_are_its_own():
+    groups = read_groups(EXPERIMENTS + GIF_TRIALS, "here")
+    cells = table_cells(groups, "gif", prompts="dpm", seeds=1)
+    lent = {(cell.base, cell.method): cell.rate_codec for cell in cells if cell.trained}
+    assert lent.pop(("net-v1", "everything")) is None
+    assert lent.pop(("net-v1", "control")) is None  # has a rate of its own
+    assert set(lent.values()) == {"webp"}
+    trials = with_trials(cells, groups)["rates"].cells
+    assert {c.codec for c in trials if (c.base, c.method) == ("net-v1", "everything")} == {"gif"}
+    (line,) = borrowed_rates(cells)
+    assert "net-v1 everything" not in line
+    assert line.endswith(": at the rate that was best for webp; none was tried for gif")
+
+
+def test_rows_and_seeds_that_a_codec_lacks_are_made():
+    """One cell of a codec is not its table: AVIF's adapter came alone."""
+    alone = '[groups.adapters]\ncodec = "avif"\nmatrix = [{ method = "dpm", rate_codec = "webp" }]'
+    groups = read_groups(EXPERIMENTS + alone, "here")
+    webp = table_cells(groups, "webp", prompts="dpm", seeds=4)
+    avif = table_cells(groups, "avif", prompts="dpm", seeds=4)
+    assert {(c.base, c.method, c.seed) for c in avif} == {(c.base, c.method, c.seed) for c in webp}
+    assert len({cell.id for cell in avif}) == len(avif) == 1 + 5 * 4
+    # Those that the experiments do have are taken as they are.
+    assert {cell.id for cell in groups["adapters"].cells} <= {cell.id for cell in avif}
+
+
 def test_errors(compare):
     code, _, error = compare("--codec", "wepb", "--print_only")
     assert code == 2
@@ -169,6 +203,8 @@ def test_errors(compare):
     assert "webp" in all_codecs()
     with pytest.raises(UnknownNameError):
         table_cells(groups, "wepb", prompts="dpm", seeds=1)
+    with pytest.raises(UnknownNameError, match="unknown set of prompts 'dmp'; did you mean 'dpm'"):
+        table_cells(groups, "webp", prompts="dmp", seeds=1)
     with pytest.raises(ConfigError, match="no cell of Table 3 with prompts 'basis' on medium"):
         table_cells(groups, "webp", prompts="basis", seeds=1, evaluate_on="medium")
 
@@ -213,7 +249,14 @@ def test_real_cells_fill_the_table(compare, place, world, monkeypatch):
         shutil.copytree(world.validation, place / "data" / name / "HR")
     monkeypatch.setenv("UCIP_CACHE", str(place / "cache"))
     (place / "experiments.toml").write_text(TINY, "utf-8")
-    flags = ("--evaluate_on", "small", "--base", f"net-v1={world.bases['prompted']}")
+    flags = (
+        "--evaluate_on",
+        "small",
+        "--seeds",
+        "1",
+        "--base",
+        f"net-v1={world.bases['prompted']}",
+    )
     where = ("--data", place / "data", "--runs_dir", place / "runs")
     code, lines, error = compare(*flags, *where)
     assert (code, error) == (0, "")

@@ -15,8 +15,16 @@ from ucip_adapt.experiments.compare import Finished
 from ucip_adapt.experiments.groups import Group, trials_of
 from ucip_adapt.experiments.ledger import Ledger
 from ucip_adapt.experiments.tables import row_of
+from ucip_adapt.tuning.targets import TRAINABLE_SETS
 
-__all__ = ["current", "planned_config", "read_locations", "table_cells", "with_trials"]
+__all__ = [
+    "borrowed_rates",
+    "current",
+    "planned_config",
+    "read_locations",
+    "table_cells",
+    "with_trials",
+]
 
 
 def planned_config(cell: Cell) -> dict[str, Any]:
@@ -74,44 +82,88 @@ def table_cells(
         evaluate_on: Sets that they are measured on.
 
     Returns:
-        The experiments' own cells for it. A codec that they do not have gets those of another one,
-        with the rates that were chosen there: they are steps of the same networks.
+        Every row with every seed. Rows that the experiments have for the codec are theirs; others
+        are those of another codec, and take its rates where none were tried for this one.
 
     Raises:
-        UnknownNameError: If there is no such codec.
+        UnknownNameError: If there is no such codec or set of prompts.
         ConfigError: If the experiments have no such table for any codec.
     """
     if codec not in all_codecs():
         raise unknown_name("codec", codec, all_codecs())
+    if prompts not in TRAINABLE_SETS:
+        raise unknown_name("set of prompts", prompts, TRAINABLE_SETS)
     cells = {
         cell.id: cell
         for group in groups.values()
         for cell in group.cells
         if cell.evaluate_on == evaluate_on
         and not cell.qualities
-        and cell.seed < seeds
         and row_of(planned_config(cell), prompts)
     }
-    own = [cell for cell in cells.values() if cell.codec == codec]
-    if own:
-        return own
-    others = list(dict.fromkeys(cell.codec for cell in cells.values()))
-    if not others:
+    # The codec with most rows shows which there are.
+    rows = {name: _rows(cells.values(), name) for name in {c.codec for c in cells.values()}}
+    complete = max(sorted(rows), key=lambda name: (len(rows[name]), name == "webp"), default=None)
+    shown = rows[complete] if complete is not None else []
+    if not any(row_of(planned_config(row), prompts) in {"ii", "iv"} for row in shown):
         raise ConfigError(
             f"the experiments have no cell of Table 3 with prompts '{prompts}' on {evaluate_on} "
             "sets: give --prompts another set, or --experiments another file"
         )
+    own = rows.get(codec, [])
+    there = {(row.base, row.method) for row in own}
+    missing = [row for row in shown if (row.base, row.method) not in there]
     return [
-        dataclasses.replace(
-            cell,
-            codec=codec,
-            also_measure=tuple(other for other in cell.also_measure if other != codec),
-            rate_codec=(cell.rate_codec or cell.codec)
-            if cell.trained and cell.learning_rate is None
-            else None,
-        )
-        for cell in cells.values()
-        if cell.codec == others[0]
+        dataclasses.replace(row, seed=seed)
+        for row in [*own, *(_on_another_codec(row, codec, groups) for row in missing)]
+        for seed in (range(seeds) if row.trained else [row.seed])
+    ]
+
+
+def _rows(cells: Iterable[Cell], codec: str) -> list[Cell]:
+    """Cells of a codec that differ in more than their seeds, each with its lowest seed."""
+    lowest: dict[Cell, Cell] = {}
+    for cell in cells:
+        row = dataclasses.replace(cell, seed=0)
+        if cell.codec == codec and cell.seed <= lowest.get(row, cell).seed:
+            lowest[row] = cell
+    return list(lowest.values())
+
+
+def _on_another_codec(cell: Cell, codec: str, groups: Mapping[str, Group]) -> Cell:
+    """The same row for a codec of which the experiments do not have it."""
+    here = dataclasses.replace(
+        cell,
+        codec=codec,
+        also_measure=tuple(other for other in cell.also_measure if other != codec),
+        rate_codec=None,
+    )
+    if not cell.trained or cell.learning_rate is not None or trials_of(here, groups):
+        return here
+    return dataclasses.replace(here, rate_codec=cell.rate_codec or cell.codec)
+
+
+def borrowed_rates(cells: Iterable[Cell]) -> list[str]:
+    """Say which rows take the learning rate that was best for another codec.
+
+    Args:
+        cells: Cells of one codec.
+
+    Returns:
+        A sentence for each codec that rates are taken from.
+
+    Example:
+        >>> borrowed_rates([Cell("gif", "control", "ucip-tiny-v3", rate_codec="webp")])
+        ['ucip-tiny-v3 control: at the rate that was best for webp; none was tried for gif']
+    """
+    rows: dict[tuple[str, str], dict[str, None]] = {}
+    for cell in cells:
+        if cell.rate_codec not in {None, cell.codec}:
+            name = f"{cell.base} {cell.method}"
+            rows.setdefault((str(cell.rate_codec), cell.codec), {})[name] = None
+    return [
+        f"{', '.join(names)}: at the rate that was best for {lender}; none was tried for {codec}"
+        for (lender, codec), names in rows.items()
     ]
 
 
