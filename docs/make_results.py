@@ -313,7 +313,7 @@ def base_stages() -> str:
 
 def base_tried() -> str:
     """Trainings beside the bases' own, and those: what each gained on validation images."""
-    runs = {**tried_records(RESULTS), **base_runs()}
+    runs = {**tried_records(RESULTS), **base_runs(), **base_records(["ucip-tiny-v3-long-stage"])}
     return tried(runs).markdown() if runs else "None is kept."
 
 
