@@ -54,6 +54,7 @@ def file_digest(path: Path) -> str:
         DataError: If the file cannot be read.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     empty = Path(folder, "empty")
         ...     empty.touch()
@@ -79,6 +80,7 @@ class CachedArray:
         shape: Height, width, channels.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     cache = ArrayCache(Path(folder))
         ...     image = cache.reference("ones", lambda: np.ones((4, 6, 3), np.uint8))
@@ -131,6 +133,7 @@ class ArrayCache:
         root: Folder; made when the first array is stored.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     cache = ArrayCache(Path(folder))
         ...     first = cache.get("zeros", lambda: np.zeros((2, 2, 3), np.uint8))
