@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -196,6 +198,47 @@ def test_damaged_files_and_missing_bases_are_named(tmp_path, ledger_of, finish) 
     ledger.path(bicubic).write_text("{")
     with pytest.raises(ResultsError, match="is not a readable results file"):
         ledger.state(bicubic)
+
+
+WHOLE = {
+    "kind": "cell",
+    "config": {"learning_rate": 0.01},
+    "seconds": {"training": 1.0, "evaluation": 2.0},
+    "parameters": {"base_fingerprint": "a" * 64},
+    "scores": {"validation_gain_db": 0.1},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": None}, "is no cell: its kind is 'None'"),
+        ({"parameters": None}, "'parameters' is missing or no table"),
+        ({"config": []}, "'config' is missing or no table"),
+        ({"scores": 3}, "'scores' is missing or no table"),
+        ({"scores": {}}, "'scores.validation_gain_db' is missing or no number"),
+        ({"scores": {"validation_gain_db": None}}, "'scores.validation_gain_db' is missing or no"),
+        ({"seconds": {"training": 1.0}}, "'seconds.evaluation' is missing or no number"),
+        ({"config": {"learning_rate": "0.01"}}, "'config.learning_rate' is missing or no number"),
+    ],
+)
+def test_a_cell_without_what_is_used_of_it_is_named(changes, message, ledger) -> None:
+    cell = ledger.cells()[trial(1e-2, 0)]
+    ledger.folder.mkdir()
+    values = {key: value for key, value in {**WHOLE, **changes}.items() if value is not None}
+    ledger.path(cell).write_text(json.dumps({"format_version": "1.0", **values}))
+    for use in (ledger.state, ledger.estimate):
+        with pytest.raises(ResultsError, match=re.escape(f"{cell.id}.json") + f".*{message}"):
+            use(cell)
+    ledger.path(cell).write_text(json.dumps({"format_version": "1.0", **WHOLE}))
+    assert ledger.state(cell).name == "finished"
+
+
+def test_a_cell_whose_file_names_no_rate_is_made_again(ledger, finish, finish_trials) -> None:
+    finish_trials(ledger, {1e-2: (0.2, 0.2), 3e-2: (0.1, 0.1), 1e-3: (0.1, 0.1)})
+    finish(ledger, DPM, rate=None)
+    state = ledger.state(ledger.cells()[DPM])
+    assert state.reason == "its file was made at no rate, the best is now 0.01"
 
 
 def test_times_come_from_finished_cells_like_it(ledger, finish) -> None:

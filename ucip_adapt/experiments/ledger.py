@@ -157,7 +157,7 @@ class Ledger:
         """What a finished cell's file holds; None without one.
 
         Raises:
-            ResultsError: If it cannot be read.
+            ResultsError: If it cannot be read, or lacks what is used of it.
         """
         path = self.path(cell)
         try:
@@ -166,8 +166,9 @@ class Ledger:
             return None
         if self._read.get(path, (None,))[0] != changed:
             record = read_results(path)
-            if record["kind"] != "cell":
-                raise ResultsError(f"{path} is no cell: its kind is '{record['kind']}'")
+            if record.get("kind") != "cell":
+                raise ResultsError(f"{path} is no cell: its kind is '{record.get('kind')}'")
+            _check_record(record, cell, path)
             self._read[path] = (changed, record)
         return self._read[path][1]
 
@@ -192,8 +193,9 @@ class Ledger:
         reason = ""
         if made_on != fingerprint:
             reason = f"its file was made on another {cell.base} ({str(made_on)[:12]})"
-        elif not missing and made_at != rate:
-            reason = f"its file was made at rate {made_at:g}, the best is now {rate:g}"
+        elif cell.trained and not missing and made_at != rate:
+            made = "no rate" if made_at is None else f"rate {made_at:g}"
+            reason = f"its file was made at {made}, the best is now {rate:g}"
         if not reason:
             return State("finished", "", made_at)
         return State("waiting", f"{reason}; {missing}") if missing else State("ready", reason, rate)
@@ -266,6 +268,22 @@ class Ledger:
             if times:
                 return float(median(times))
         return None
+
+
+def _check_record(record: Mapping[str, Any], cell: Cell, path: Path) -> None:
+    """Refuse the file of a cell that lacks what a ledger uses, whatever else it holds."""
+    remedy = "delete the file, and the cell is made again"
+    for table in ("config", "parameters", "scores", "seconds"):
+        if not isinstance(record.get(table), dict):
+            raise ResultsError(f"{path}: '{table}' is missing or no table; {remedy}")
+    needed = [("seconds", "training"), ("seconds", "evaluation")]
+    if cell.trial:
+        needed.append(("scores", "validation_gain_db"))
+    if record["config"].get("learning_rate") is not None:
+        needed.append(("config", "learning_rate"))
+    for table, key in needed:
+        if type(record[table].get(key)) not in {int, float}:
+            raise ResultsError(f"{path}: '{table}.{key}' is missing or no number; {remedy}")
 
 
 def read_marker(path: Path) -> dict[str, Any] | None:
