@@ -83,6 +83,11 @@ def test_what_has_no_meaning_for_a_method_makes_no_other_cell() -> None:
         ({"base": "runs/b"}, ConfigError, "by name, not by path"),
         ({"seed": -1}, ConfigError, "here: seed: -1 is below the smallest allowed, 0"),
         ({"learning_rate": "high"}, ConfigError, "here: learning_rate: expected a number"),
+        ({"learning_rate": float("inf")}, ConfigError, "learning_rate: must be finite.* not inf"),
+        ({"learning_rate": 0}, ConfigError, "here: learning_rate: must be finite and above 0, not"),
+        ({"qualities": [10, 101]}, ConfigError, "here: qualities: webp takes quality 0 to 100, no"),
+        ({"qualities": [10, 20, 10]}, ConfigError, "here: qualities: 10 is there twice"),
+        ({"also_measure": ["jpeg"] * 2}, ConfigError, "here: also_measure: jpeg is there twice"),
         ({"method": "base", "evaluate_on": "validation"}, ConfigError, "base has no gain"),
     ],
 )

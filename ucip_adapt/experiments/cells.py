@@ -11,6 +11,7 @@ What is in a cell's name says all that its numbers depend on, so that a finished
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -258,6 +259,23 @@ def row_of_table_3(method: str, base_kind: str | None) -> str | None:
     return None
 
 
+def _check_values(read: Mapping[str, Any], source: str) -> None:
+    """Refuse what would fail only when the cell is made, or give one thing two names."""
+    rate = read.get("learning_rate")
+    if rate is not None and not (math.isfinite(rate) and rate > 0):
+        raise ConfigError(f"{source}: learning_rate: must be finite and above 0, not {rate}")
+    for key in ("qualities", "also_measure"):
+        values = read.get(key, ())
+        for value in values:
+            if values.count(value) > 1:
+                raise ConfigError(f"{source}: {key}: {value} is there twice; name it once")
+    for quality in read.get("qualities", ()):
+        try:
+            all_codecs()[read["codec"]].spec.check_quality(quality)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: qualities: {error}") from error
+
+
 def make_cell(values: Mapping[str, object], source: str) -> Cell:
     """Check a specification and leave out what has no meaning for its method.
 
@@ -292,6 +310,7 @@ def make_cell(values: Mapping[str, object], source: str) -> Cell:
     for codec in (read["codec"], *read.get("also_measure", ()), read.get("rate_codec")):
         if codec is not None and codec not in all_codecs():
             raise unknown_name("codec", codec, all_codecs())
+    _check_values(read, source)
     if read.get("evaluate_on", "full") not in SETS:
         raise unknown_name("value of evaluate_on:", read["evaluate_on"], SETS)
     if "/" in str(read.get("base")) or "/" in read.get("train_data", ""):

@@ -96,15 +96,27 @@ def read_groups(text: str, source: str) -> dict[str, Group]:
     for key in table:
         if key not in {"defaults", "groups"}:
             raise unknown_name(f"key of {source}:", key, ("defaults", "groups"))
-    defaults = table.get("defaults", {})
+    defaults = _table(table.get("defaults", {}), f"{source}: defaults", "[defaults]")
+    named = _table(table.get("groups", {}), f"{source}: groups", "[groups.NAME]")
     groups = {
-        name: _read_group(name, values, defaults, f"{source}: {name}")
-        for name, values in table.get("groups", {}).items()
+        name: _read_group(
+            name,
+            _table(values, f"{source}: groups.{name}", f"[groups.{name}]"),
+            defaults,
+            f"{source}: {name}",
+        )
+        for name, values in named.items()
     }
     if not any(group.cells for group in groups.values()):
         raise ConfigError(f"{source} has no cell: it needs a [groups.NAME] with codec and method")
     _check_rates(groups, source)
     return groups
+
+
+def _table(value: object, where: str, header: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: expected a table, such as below {header}, got {value!r}")
+    return value
 
 
 def _read_group(
