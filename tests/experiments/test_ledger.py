@@ -112,6 +112,11 @@ def test_low_priorities_first_and_repeats_last(ledger) -> None:
         ledger.queue(groups=("tables",))
     with pytest.raises(UnknownNameError, match=r"unknown cell 'tiny_webp_dpm'; did you mean"):
         ledger.queue(only=("tiny_webp_dpm",))
+    assert [cell.id for cell in ledger.queue(only=(base,), groups=("plot",))] == [base]
+    with pytest.raises(ConfigError, match=f"cell {DPM} is in none of the groups plot, rates; it "):
+        ledger.queue(only=(base, DPM), groups=("plot", "rates"))
+    with pytest.raises(ConfigError, match="groups rates; it is in table, plot"):
+        ledger.queue(only=(base,), groups=("rates",))
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,7 @@ class Ledger:
 
         Raises:
             UnknownNameError: If there is no such cell or group.
+            ConfigError: If a cell is in none of the groups.
         """
         for name in groups:
             if name not in self.groups:
@@ -130,6 +131,12 @@ class Ledger:
             for cell in group.cells if not groups or name in groups else ():
                 priority = group.priority_of(cell)
                 first[cell.id] = min(priority, first.get(cell.id, priority))
+        for name in only:
+            if name not in first:
+                raise ConfigError(
+                    f"cell {name} is in none of the groups {', '.join(groups)}; it is in "
+                    f"{', '.join(self.groups_of(known[name]))}"
+                )
         ordered = sorted(first, key=first.__getitem__)  # stable: the file's order within a priority
         return [known[name] for name in ordered if not only or name in only]
 
