@@ -285,6 +285,24 @@ def test_hostile_texts_stay_texts(results, ledger):
     assert "<b>&amp;.json" in page.words
 
 
+def test_what_would_be_missed_or_shown_as_a_score_is_named(results):
+    for path in results.glob("*.json"):
+        text = path.read_text(encoding="utf-8")
+        if '"psnr_db"' in text:
+            break
+    (results / "nan.json").write_text(re.sub(r'("psnr_db": )[\d.]+', r"\1NaN", text), "utf-8")
+    (results / "gone.json").symlink_to(results / "moved" / "gone.json")
+    (results / "again.json").symlink_to(path)
+    page, report = make(results)
+    check_closed(page)
+    reasons = {problem.name: problem.reason for problem in report.problems}
+    assert reasons.keys() == {"nan.json", "gone.json"}
+    assert "NaN is no number of JSON" in reasons["nan.json"]
+    assert "No such file" in reasons["gone.json"]
+    assert "nan" not in {cell for row in page.rows for cell in row}
+    assert str(results) not in " ".join(page.words)
+
+
 DAMAGED = {
     "nothing": "",
     "half": '{"kind": "evaluate", ',

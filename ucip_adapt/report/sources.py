@@ -131,7 +131,8 @@ def read_sources(folder: Path) -> tuple[list[Source], list[Problem]]:
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}: name the one that holds the results")
-    paths = sorted(path for path in folder.rglob("*.json") if path.is_file())
+    # A broken link is a result that is missed; reading it says so.
+    paths = sorted(path for path in folder.rglob("*.json") if path.is_symlink() or path.is_file())
     if not paths:
         raise DataError(
             f"there is no JSON file under {folder}: results are made by the recipes, by "

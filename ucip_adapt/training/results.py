@@ -310,6 +310,10 @@ def _finite(value: Any, key: str) -> Any:  # noqa: ANN401 - JSON has no narrower
     return value
 
 
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON; make the results again")
+
+
 def read_results(path: str | Path) -> dict[str, Any]:
     """Read a results file.
 
@@ -320,11 +324,12 @@ def read_results(path: str | Path) -> dict[str, Any]:
         Its content; unknown keys are kept, with a warning.
 
     Raises:
-        ResultsError: If the file is missing, not JSON, or of another major version.
+        ResultsError: If the file is missing, not JSON (NaN and infinity are not), or of another
+            major version.
     """
     path = Path(path)
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
         raise ResultsError(f"there is no results file {path}") from None
     except (OSError, ValueError) as error:
