@@ -14,6 +14,7 @@ from ucip_adapt.assets import shipped_adapter_folder, shipped_adapters
 from ucip_adapt.cli import main
 from ucip_adapt.codecs import get_codec, list_codecs
 from ucip_adapt.data import bicubic_down4
+from ucip_adapt.demo import session
 from ucip_adapt.demo.files import ResultFiles
 from ucip_adapt.demo.session import ORIGINAL, Session, Wish, middle, samples
 from ucip_adapt.demo.words import facts_html, knob_hint, picture_line, scores_html
@@ -221,9 +222,24 @@ def test_a_picture_of_unknown_history_says_so(page, truth):
     assert "No scores" in scores_html(unknown)
 
 
-def test_a_file_is_described(truth):
+def test_the_middle_of_a_large_file_is_taken_and_a_larger_one_refused(monkeypatch):
+    small = Session(max_pixels=400)
+    data = png(np.zeros((4100, 4000), np.uint8))
+    assert small.restore(data, Wish(crop=True)).notes == (
+        "the middle, 19 x 20 of 4000 x 4100 pixels",
+    )
+    assert small.restore(data, Wish("jpeg", 30, crop=True)).lq_size == (20, 19)
+    with pytest.raises(DataError, match=r"more than the 400 that .* let it take the middle"):
+        small.restore(data, Wish())
+    monkeypatch.setattr(session, "MAX_FILE_PIXELS", 16_000_000)
+    with pytest.raises(DataError, match=r"limit is 16,000,000, also .* upscale --max-pixels N`$"):
+        small.restore(data, Wish(crop=True))
+    assert Session(max_pixels=1_100_000).read(data).size == (4100, 4000), "it may be damaged whole"
+
+
+def test_a_file_is_described(page, truth):
     data = png(truth, format="JPEG", quality=37)
-    assert picture_line("a.jpg", data) == (
+    assert picture_line("a.jpg", data, page.read(data)) == (
         f"a.jpg: 129 x 97 pixels, RGB, {len(data):,} bytes; JPEG quantisation tables of quality 37"
     )
 

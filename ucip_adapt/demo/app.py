@@ -16,7 +16,7 @@ from ucip_adapt.demo.library import load_gradio
 from ucip_adapt.demo.session import ORIGINAL, Session, Wish, samples
 from ucip_adapt.demo.words import facts_html, knob_hint, picture_line, scores_html
 from ucip_adapt.errors import DataError, UcipError
-from ucip_adapt.imaging import read_picture
+from ucip_adapt.imaging import Picture
 
 __all__ = ["LAUNCH_OPTIONS", "build_app", "look"]
 
@@ -136,13 +136,14 @@ class _Page:
 
     def _lay_out_choices(self, first: Path) -> None:
         gr, codecs = self._gr, self._session.codecs
+        _, preview, line = self._choose(first)
         self.chosen = gr.State(str(first))
         with gr.Row():
             self.upload = gr.File(
                 label="Drop a picture", height=170, min_width=140, elem_id="upload"
             )
             self.preview = gr.Image(
-                _thumbnail(first.read_bytes()),
+                preview,
                 label="Chosen",
                 height=170,
                 min_width=140,
@@ -150,7 +151,7 @@ class _Page:
                 buttons=[],
                 elem_id="preview",
             )
-        self.line = gr.HTML(escape(picture_line(first.name, first.read_bytes())), elem_id="line")
+        self.line = gr.HTML(line, elem_id="line")
         self.gallery = gr.Dataset(
             label="Or pick one (CC0; nothing was trained on them)",
             components=[gr.Image(visible=False)],
@@ -236,7 +237,8 @@ class _Page:
 
     def _choose(self, path: Path) -> tuple[Any, ...]:
         data = path.read_bytes()
-        return str(path), _thumbnail(data), escape(picture_line(path.name, data))
+        picture = self._session.read(data)
+        return str(path), _thumbnail(picture), escape(picture_line(path.name, data, picture))
 
     def _restore(
         self, chosen: str, what: str, codec: str, quality: float, adapter: str | None, crop: bool
@@ -291,9 +293,8 @@ def _slider(gr: ModuleType, spec: Any) -> Any:  # noqa: ANN401 (a component)
     )
 
 
-def _thumbnail(data: bytes) -> Image.Image:
-    """A small version, of a file of any kind that can be read."""
-    picture = read_picture(data)
+def _thumbnail(picture: Picture) -> Image.Image:
+    """A small version of a picture of any kind."""
     colour = picture.colour if picture.depth == 8 else (picture.colour >> 8).astype("uint8")
     image = Image.fromarray(colour[..., 0] if colour.shape[2] == 1 else colour)
     image.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))

@@ -17,14 +17,30 @@ from ucip_adapt.detection import Choice, Detection, choose_adapter, detect_pictu
 from ucip_adapt.errors import ConfigError, DataError, unknown_name
 from ucip_adapt.imaging import Picture, read_picture
 from ucip_adapt.imaging.enlarge import enlarge_picture
+from ucip_adapt.imaging.read import TooManyPixelsError
 from ucip_adapt.metrics import get_protocol, score
 from ucip_adapt.models import bicubic_x4
 from ucip_adapt.upscaler import load
 
-__all__ = ["MAX_PIXELS", "ORIGINAL", "Restored", "Row", "Session", "Wish", "middle", "samples"]
+__all__ = [
+    "MAX_FILE_PIXELS",
+    "MAX_PIXELS",
+    "ORIGINAL",
+    "Restored",
+    "Row",
+    "Session",
+    "Wish",
+    "middle",
+    "samples",
+]
 
 MAX_PIXELS = 512 * 512
 """Default limit of what the network enlarges at once: seconds on one core, 2048 x 2048 come out."""
+
+MAX_FILE_PIXELS = 64_000_000
+"""What a file may have that only the middle is taken of: as many as a telephone's camera makes.
+
+Reading it takes 0.4 GB, 1.2 GB at 16 bits with transparency, whatever the size of the file."""
 
 ORIGINAL = "original"
 """Name of the truth among the versions of a picture."""
@@ -169,6 +185,31 @@ class Session:
         """What can be chosen: ``auto``, ``none``, and the shipped adapters."""
         return ["auto", "none", *shipped_adapters()]
 
+    @property
+    def max_file_pixels(self) -> int:
+        """Most pixels of a file that is read at all, be it for its middle."""
+        return max(MAX_FILE_PIXELS, self.max_pixels * _SCALE**2)
+
+    def read(self, data: bytes) -> Picture:
+        """Read a picture that is shown, or that the middle may be taken of.
+
+        Args:
+            data: The file's content.
+
+        Returns:
+            The whole picture.
+
+        Raises:
+            DataError: If it cannot be read, or has more than ``max_file_pixels``.
+        """
+        try:
+            return read_picture(data, max_pixels=self.max_file_pixels)
+        except TooManyPixelsError as error:
+            raise DataError(
+                f"{error}, also where the middle is taken: cut it yourself, or give the file to "
+                "`ucip-adapt upscale --max-pixels N`"
+            ) from error
+
     def restore(self, data: bytes, wish: Wish) -> Restored:
         """Damage a picture if that is asked for, and enlarge it as :func:`ucip_adapt.load` does.
 
@@ -213,7 +254,7 @@ class Session:
         )
 
     def _as_it_is(self, data: bytes, wish: Wish) -> _Source:
-        whole = read_picture(data)
+        whole = self.read(data)
         height, width = whole.size
         lq = self._within(whole, self.max_pixels, crop=wish.crop)
         bpp = 8 * len(data) / (height * width)
@@ -227,7 +268,7 @@ class Session:
         codec = self._codecs[name]
         codec.spec.check_quality(wish.quality)
         # 16 times the pixels, because a sixteenth of them is left.
-        picture = self._within(read_picture(data), self.max_pixels * _SCALE**2, crop=wish.crop)
+        picture = self._within(self.read(data), self.max_pixels * _SCALE**2, crop=wish.crop)
         if min(picture.size) < _SMALLEST_TRUTH:
             raise DataError(
                 f"{_size(picture)} pixels are too few to be reduced to a quarter: at least "

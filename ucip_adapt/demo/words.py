@@ -9,7 +9,7 @@ from html import escape
 from ucip_adapt.codecs import CodecSpec
 from ucip_adapt.demo.session import Restored
 from ucip_adapt.detection import Detection, detect_codec
-from ucip_adapt.imaging import read_picture
+from ucip_adapt.imaging import Picture
 
 __all__ = ["facts_html", "knob_hint", "picture_line", "scores_html"]
 
@@ -96,20 +96,17 @@ def knob_hint(spec: CodecSpec) -> str:
     return f"{spec.parameter}, {low} to {high}, {better} is better; the suite has {values}"
 
 
-def picture_line(name: str, data: bytes) -> str:
+def picture_line(name: str, data: bytes, picture: Picture) -> str:
     """Say what a chosen file is.
 
     Args:
         name: What it is called.
         data: Its content.
+        picture: What was read from it.
 
     Returns:
         Name, pixels, kind, bytes, and what it says of its compression.
-
-    Raises:
-        DataError: If it is no picture.
     """
-    picture = read_picture(data)
     height, width = picture.size
     said = detect_codec(data).reason
     return f"{name}: {width} x {height} pixels, {picture.mode}, {len(data):,} bytes; {said}"

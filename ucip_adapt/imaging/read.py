@@ -17,7 +17,7 @@ from ucip_adapt.imaging.depth import bits_per_channel, is_negative, is_planar
 from ucip_adapt.imaging.exif import kept
 from ucip_adapt.imaging.picture import Picture
 
-__all__ = ["MAX_INPUT_PIXELS", "from_pillow", "read_bytes", "read_picture"]
+__all__ = ["MAX_INPUT_PIXELS", "TooManyPixelsError", "from_pillow", "read_bytes", "read_picture"]
 
 MAX_INPUT_PIXELS = 16_000_000
 """Default limit: 16 times as many pixels come out, 768 MB of RGB."""
@@ -40,6 +40,10 @@ _ORIENT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 """EXIF orientation -> what makes the picture upright; 1 and unknown values need nothing."""
 
 
+class TooManyPixelsError(DataError):
+    """A picture has more pixels than the limit, and was not decoded."""
+
+
 def read_picture(source: Path | bytes, *, max_pixels: int = MAX_INPUT_PIXELS) -> Picture:
     """Read a still picture.
 
@@ -54,8 +58,9 @@ def read_picture(source: Path | bytes, *, max_pixels: int = MAX_INPUT_PIXELS) ->
         The picture, upright as its EXIF data say.
 
     Raises:
-        DataError: If there is no such file, it is no still picture, is damaged, has too many
-            pixels, or a library is missing; the message does not name the file.
+        TooManyPixelsError: If it has too many pixels.
+        DataError: If there is no such file, it is no still picture, is damaged, or a library is
+            missing; no message names the file.
 
     Example:
         >>> buffer = io.BytesIO()
@@ -82,7 +87,7 @@ def read_picture(source: Path | bytes, *, max_pixels: int = MAX_INPUT_PIXELS) ->
     except UnidentifiedImageError as error:
         raise DataError(_unidentified(data)) from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"far too many pixels; the limit is {max_pixels:,}") from error
+        raise TooManyPixelsError(f"far too many pixels; the limit is {max_pixels:,}") from error
     except Exception as error:  # damaged bytes raise nearly anything, SyntaxError among it
         raise DataError(f"damaged, or not supported: {error}") from error
     colour, alpha = picture.colour, picture.alpha
@@ -160,7 +165,7 @@ def _unidentified(data: bytes) -> str:
 def _check(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
-        raise DataError(
+        raise TooManyPixelsError(
             f"{width} x {height} pixels are {width * height:,}; the limit is {max_pixels:,}"
         )
     # A camera's MPO holds a preview behind the picture; anything else with frames is a film.
