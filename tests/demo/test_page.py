@@ -86,6 +86,39 @@ def test_a_port_that_is_taken_is_said(gradio, monkeypatch):
             serve(Session(), host="127.0.0.1", port=port)
 
 
+class NeverAnswers:
+    """An app for which launching would take minutes."""
+
+    def launch(self, **options):
+        raise AssertionError("launched")
+
+
+@pytest.mark.parametrize("port", [None, 7860])
+@pytest.mark.parametrize("host", ["192.0.2.1", "[2001:db8::1]"])
+def test_an_address_of_another_machine_is_refused_at_once(host, port, monkeypatch):
+    from ucip_adapt.demo import serve
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    monkeypatch.setattr(serve, "build_app", lambda *_: NeverAnswers())
+    monkeypatch.setattr(serve, "look", dict)
+    with pytest.raises(ConfigError, match=r"cannot listen on .*: it is in use, or no address of"):
+        serve.serve(Session(), host=host, port=port)
+
+
+def test_an_address_that_can_be_listened_on_is_free_afterwards():
+    from ucip_adapt.demo.serve import _check_address
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.listen()
+        with pytest.raises(OSError, match="in use"):
+            _check_address("127.0.0.1", port)
+    for host in ("127.0.0.1", "localhost", ""):
+        for one in (port, port, 0):
+            _check_address(host, one)
+
+
 def test_a_fault_is_told_and_markup_in_it_is_text(gradio):
     from ucip_adapt.demo.app import _told
     from ucip_adapt.errors import DataError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -34,6 +35,25 @@ def is_local(host: str) -> bool:
         return host == "localhost"
 
 
+def _check_address(host: str, port: int) -> None:
+    """Raise OSError where no address of the host can be listened on; port 0 is any free one."""
+    found = socket.getaddrinfo(
+        host.strip("[]") or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    refused = OSError("no address")
+    for family, kind, protocol, _, address in found:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                if os.name == "posix":  # as servers do: a port whose last user is gone is free
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as error:
+            refused = error
+        else:
+            return
+    raise refused
+
+
 def serve(session: Session, *, host: str, port: int | None) -> int:
     """Serve the page and print its address; returns after Ctrl-C or SIGTERM.
 
@@ -53,6 +73,7 @@ def serve(session: Session, *, host: str, port: int | None) -> int:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(root, "gradio"))
         app = build_app(session, ResultFiles(Path(root)))
         try:
+            _check_address(host, port or 0)  # gradio would wait for seconds at each of 100 ports
             _, address, _ = app.launch(
                 **LAUNCH_OPTIONS,
                 **look(),
