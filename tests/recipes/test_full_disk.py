@@ -30,6 +30,7 @@ def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
+@pytest.mark.filterwarnings("ignore:the checkpoint of step 2 could not be written")
 @pytest.mark.parametrize(
     ("name", "num_bytes"),
     # Below the size of the picture; above it and below that of the network.
