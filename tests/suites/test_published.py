@@ -34,7 +34,7 @@ HIDDEN = "secret place"
         ("folder:decoded/mine", "folder:decoded/mine"),
         ("folder:/mnt/decoded/", "folder:.../decoded"),
         ("/usr/bin/enc", ".../enc"),
-        ("--model=/home/me/m_{q}.pt", "--model=.../m_{q}.pt"),
+        ("--model=/data/me/m_{q}.pt", "--model=.../m_{q}.pt"),
         ("1 (torch 2.9), https://a.b/c", "1 (torch 2.9), https://a.b/c"),
         ("bt601 full 4/2/0", "bt601 full 4/2/0"),
     ],
@@ -139,7 +139,7 @@ def test_what_went_wrong_names_no_folder_either(own, photos, tmp_path):
         "import shutil, sys\n"
         "from PIL import Image\n"
         "wide = Image.open(sys.argv[1]).width > 20\n"
-        "if wide and sys.argv[3] == '2': sys.exit(f'cannot read {sys.argv[0]} of /home/me')\n"
+        "if wide and sys.argv[3] == '2': sys.exit(f'cannot read {sys.argv[0]} of /data/me')\n"
         "shutil.copy(sys.argv[1], sys.argv[2])\n"
     )
     text = own.read_text()
