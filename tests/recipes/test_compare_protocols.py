@@ -183,6 +183,14 @@ def test_rates_tried_for_a_codec_are_its_own():
     assert line.endswith(": at the rate that was best for webp; none was tried for gif")
 
 
+def test_the_recipe_says_which_rates_are_borrowed(compare):
+    _, lines, _ = compare("--codec", "avif", "--prompts", "dpm", "--print_only")
+    (said,) = [line for line in lines if line.startswith("rate ")]
+    assert said.endswith("at the rate that was best for webp; none was tried for avif")
+    _, lines, _ = compare("--codec", "webp", "--prompts", "dpm", "--print_only")
+    assert not [line for line in lines if line.startswith("rate ")]
+
+
 def test_rows_and_seeds_that_a_codec_lacks_are_made():
     """One cell of a codec is not its table: AVIF's adapter came alone."""
     alone = '[groups.adapters]\ncodec = "avif"\nmatrix = [{ method = "dpm", rate_codec = "webp" }]'
