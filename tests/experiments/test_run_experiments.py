@@ -92,7 +92,7 @@ def test_stopping_and_going_on_makes_the_same_cell(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     out = finish(process)
     assert f"stopped   {CELL}: in training" in out
-    assert not list((tmp_path / "stopped").glob("cells/*"))
+    assert not list((tmp_path / "stopped").glob("cells/*.json"))
     [checkpoint] = (log.parent / "training" / "checkpoints").glob("step-*")
     assert 0 < int(checkpoint.name.removeprefix("step-")) < 240
     finish(start(tmp_path, "stopped", "--only", CELL))

@@ -285,3 +285,9 @@ def test_real_cells_fill_the_table(compare, place, world, monkeypatch):
     assert code == 0
     assert again[0].startswith("2 of 2 cells finished")
     assert next(line for line in again if line.startswith("iv - i ")) == summary
+    first, second = sorted((place / "data" / "Set5" / "HR").iterdir())[:2]
+    first.write_bytes(second.read_bytes())
+    code, _, error = compare(*flags[:2], "--seeds", "2", *flags[4:], *where)
+    assert code == 2
+    assert "Set5 in " in error
+    assert "not the pictures" in error

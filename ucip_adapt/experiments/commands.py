@@ -14,14 +14,13 @@ from ucip_adapt.config import to_dict
 from ucip_adapt.errors import DataError
 from ucip_adapt.experiments.cells import SETS, Cell, read_method, row_of_table_3
 from ucip_adapt.experiments.ledger import BaseFacts
+from ucip_adapt.experiments.pictures import is_there
 from ucip_adapt.training.results import read_results
 
 __all__ = ["Stage", "assemble", "stages_of"]
 
 _WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
 _ALSO_MEASURED_ON = SETS["small"][0]
-_OPTIONAL = ("Manga109",)
-"""Sets that are measured where the data folder has them; their terms forbid passing them on."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +82,12 @@ def stages_of(
     pieces += [(codec, _ALSO_MEASURED_ON) for codec in cell.also_measure]
     numbers: dict[str, int] = {}
     for codec, wanted in pieces:
-        sets = tuple(name for name in wanted if _is_there(name, data))
+        sets = tuple(name for name in wanted if is_there(name, data))
         if sets:
             numbers[codec] = numbers.get(codec, 0) + 1
             name = f"{codec}-{numbers[codec]}"
             stages.append(_evaluation(name, codec, sets, cell, base, folder, shared))
     return stages
-
-
-def _is_there(name: str, data: Path | None) -> bool:
-    return name not in _OPTIONAL or (data is not None and (data / name).is_dir())
 
 
 def _training(

@@ -20,6 +20,7 @@ from ucip_adapt.errors import CheckpointError, UcipError
 from ucip_adapt.experiments.cells import Cell
 from ucip_adapt.experiments.commands import Stage, assemble, spec_of, stages_of
 from ucip_adapt.experiments.ledger import Ledger, State, read_marker
+from ucip_adapt.experiments.pictures import check_pictures, digests_of, sets_of
 from ucip_adapt.training.lock import lock_folder
 from ucip_adapt.training.results import write_results
 from ucip_adapt.training.signals import StopRequest
@@ -115,8 +116,11 @@ class Runner:
 
         Raises:
             UnknownNameError: If there is no such cell or group.
+            ConfigError: If the data root holds other pictures than finished cells were made of.
+            DataError: If a set of images is not there.
         """
         queue = self.ledger.queue(only=only, groups=groups)
+        self._check_pictures(queue)
         end = None if budget_seconds is None else time.monotonic() + budget_seconds
         report = Report()
         self._stopping.clear()
@@ -142,6 +146,14 @@ class Runner:
             except BaseException:
                 self._kill()  # impatient: the second Ctrl-C
                 raise
+
+    def _check_pictures(self, queue: list[Cell]) -> None:
+        if self.data is None:
+            return
+        ready = [cell for cell in queue if self.ledger.state(cell).name != "finished"]
+        found = digests_of(sets_of(ready, self.data), self.data)
+        folders = {"--results_dir": self.ledger.folder, "--runs_dir": self.folder}
+        check_pictures(found, folders, self.data)
 
     def _next(self, queue: list[Cell], taken: set[str]) -> Cell | None:
         for cell in queue:
