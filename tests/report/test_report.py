@@ -335,6 +335,31 @@ def test_damaged_files_are_named_and_the_rest_is_shown(results, capsys):
     assert str(results) not in "".join(page.words)
 
 
+def test_what_recipes_leave_beside_results_is_no_result(results, capsys):
+    beside = {
+        "adapter_config.json": {"peft_type": "DYNAMIC_PROMPT", "format_version": "1.0"},
+        "config.json": {"format_version": "1.0", "widths": 8},
+        "checkpoints/step-00000010/manifest.json": {"step": 10},
+        "cell.json": {"base": "b"},
+    }
+    for name, content in beside.items():
+        path = results / "run" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content), encoding="utf-8")
+    out = results.parent / "report.html"
+    assert main(["report", str(results), "--out", str(out)]) == 0
+    assert capsys.readouterr().err == ""
+    (results / "run" / "config.json").write_text('{"kind": "poem"}', encoding="utf-8")
+    (results / "run" / "manifest.json").write_text("{", encoding="utf-8")
+    assert main(["report", str(results), "--out", str(out)]) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["run/config.json", "run/manifest.json"]
+    (results / "run" / "config.json").write_text("{}", encoding="utf-8")
+    (results / "run" / "manifest.json").unlink()
+    assert main(["report", str(results / "run"), "--out", str(out)]) == 2
+    assert "error: there is no results file under" in capsys.readouterr().err
+
+
 def test_no_damage_is_a_crash(results, ledger):
     """Values of other types, keys left out: 150 files, each shown or named."""
     random = np.random.default_rng(7)
@@ -411,7 +436,7 @@ def test_nothing_to_show_is_an_error(tmp_path, capsys):
         build_report(tmp_path / "none", tmp_path / "a.html")
     (tmp_path / "empty").mkdir()
     assert main(["report", str(tmp_path / "empty"), "--out", str(tmp_path / "a.html")]) == 2
-    assert "error: there is no JSON file under" in capsys.readouterr().err
+    assert "error: there is no results file under" in capsys.readouterr().err
     assert not (tmp_path / "a.html").exists()
 
 

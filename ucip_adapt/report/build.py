@@ -54,7 +54,7 @@ def build_report(
     Raises:
         ConfigError: If adapters are named but no pictures are made, or ``out`` does not end in
             ``.html``.
-        DataError: If the folder holds no JSON file, or the page cannot be written.
+        DataError: If the folder holds no results file, or the page cannot be written.
 
     Example:
         >>> import tempfile

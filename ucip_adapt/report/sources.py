@@ -29,6 +29,9 @@ EXPECTED = (
 )
 """What a file of another form than its kind's may raise: it is then named, not shown."""
 
+_BESIDE = ("adapter_config.json", "config.json", "cell.json", "manifest.json")
+"""What recipes leave beside a run's results: configurations, and what a checkpoint holds."""
+
 _LARGEST_FILE = 20_000_000
 
 
@@ -111,7 +114,7 @@ class Problem:
 
 
 def read_sources(folder: Path) -> tuple[list[Source], list[Problem]]:
-    """Read every JSON file under a folder.
+    """Read every JSON file under a folder, but those that recipes leave beside results.
 
     Args:
         folder: Such as ``results``.
@@ -120,7 +123,7 @@ def read_sources(folder: Path) -> tuple[list[Source], list[Problem]]:
         What could be read, in the order of names, and what could not.
 
     Raises:
-        DataError: If there is no such folder, or no JSON file in it.
+        DataError: If there is no such folder, or no results file in it.
 
     Example:
         >>> import tempfile
@@ -133,14 +136,11 @@ def read_sources(folder: Path) -> tuple[list[Source], list[Problem]]:
         raise DataError(f"there is no folder {folder}: name the one that holds the results")
     # A broken link is a result that is missed; reading it says so.
     paths = sorted(path for path in folder.rglob("*.json") if path.is_symlink() or path.is_file())
-    if not paths:
-        raise DataError(
-            f"there is no JSON file under {folder}: results are made by the recipes, by "
-            "benchmarks/*.py and by recipes/run_experiments.py"
-        )
     sources: list[Source] = []
     problems: list[Problem] = []
     for path in paths:
+        if path.name in _BESIDE and _has_no_kind(path):
+            continue
         name = path.relative_to(folder).as_posix()
         try:
             record = _read(path)
@@ -150,7 +150,21 @@ def read_sources(folder: Path) -> tuple[list[Source], list[Problem]]:
         else:
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             sources.append(Source(len(sources) + 1, name, record, digest))
+    if not sources and not problems:
+        raise DataError(
+            f"there is no results file under {folder}: results are made by the recipes, by "
+            "benchmarks/*.py and by recipes/run_experiments.py"
+        )
     return sources, problems
+
+
+def _has_no_kind(path: Path) -> bool:
+    """Whether a file is sound and no result; what is damaged is to be named."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and "kind" not in record
 
 
 def _read(path: Path) -> Mapping[str, Any]:
