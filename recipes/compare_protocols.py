@@ -2,6 +2,8 @@
 
     python recipes/compare_protocols.py --codec webp --budget 60m --data DATA
     python recipes/compare_protocols.py --codec webp --print_only
+    python recipes/compare_protocols.py --allow_command --data DATA \
+        --codec "mine=command:my_codec -q {q} {in} {out}" --qualities 10 20 30 40
 
 Starts the cells that are missing (recipes/experiments.toml; a codec that is not there gets the
 cells of one that is), and prints what is finished, the paper's numbers beside ours. What is missing
@@ -10,15 +12,18 @@ is a dash; a run that is stopped goes on where it was. The exit code is 3 if a c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ucip_adapt.config import option, run_recipe
 from ucip_adapt.data.benchmarks import data_root
+from ucip_adapt.data.degrade import parse_settings
 from ucip_adapt.experiments.compare import Finished, read_cells
 from ucip_adapt.experiments.groups import read_experiments
 from ucip_adapt.experiments.ledger import Ledger
+from ucip_adapt.experiments.own_codec import read_own_codec
 from ucip_adapt.experiments.plan import (
     borrowed_rates,
     current,
@@ -27,7 +32,7 @@ from ucip_adapt.experiments.plan import (
     table_cells,
     with_trials,
 )
-from ucip_adapt.experiments.runner import Runner
+from ucip_adapt.experiments.runner import Runner, command_of
 from ucip_adapt.experiments.status import duration, read_duration
 from ucip_adapt.experiments.status import summary as progress
 from ucip_adapt.experiments.tables import (
@@ -40,6 +45,7 @@ from ucip_adapt.experiments.tables import (
     summary,
     table_3,
 )
+from ucip_adapt.training.results import command_line
 
 RECIPES = Path(__file__).parent
 EXIT_CODE_FAILED = 3
@@ -49,7 +55,15 @@ EXIT_CODE_FAILED = 3
 class Options:
     """Options of the recipe."""
 
-    codec: str = option("webp", "Codec to adapt to.")
+    codec: str = option(
+        "webp",
+        "Codec to adapt to: a name, or, with --allow_command, NAME=command:... or "
+        "NAME=folder:PATH.",
+    )
+    allow_command: bool = option(
+        False, "CODEC may be a program or a folder of this machine.", flag_only=True
+    )
+    qualities: tuple[int, ...] = option((), "Its qualities; default: those of its suite.")
     prompts: str = option("dpm+offset", "The set that rows ii and iv train.")
     seeds: int = option(
         3, "Seeds to make of every row that trains something; all finished ones count.", minimum=1
@@ -67,8 +81,16 @@ class Options:
     results_dir: Path = option(Path("results"), "Folder with cells/ and paper.json.")
 
 
-def make(cfg: Options, ledger: Ledger) -> int:
-    """Make the missing cells; returns the number of those that failed."""
+def make(cfg: Options, ledger: Ledger, listed: Container[str]) -> int:
+    """Make the missing cells; returns the number of those that failed.
+
+    Args:
+        cfg: The options.
+        ledger: The table's cells.
+        listed: Ids of the cells of the experiments, which another command makes one by one.
+    """
+    if ledger.own_codec is not None:
+        ledger.own_codec.check_available()
     budget = None if cfg.budget is None else read_duration(cfg.budget)
     print(f"{progress(ledger, ledger.queue())}; budget {duration(budget)}", flush=True)
     runner = Runner(
@@ -77,6 +99,7 @@ def make(cfg: Options, ledger: Ledger) -> int:
         cfg.runs_dir,
         data=data_root(cfg.data),
         jobs=cfg.jobs,
+        command=lambda cell: command_of(cell) if cell.id in listed else command_line(),
         say=lambda line: print(line, flush=True),
     )
     failed = runner.run(budget_seconds=budget).failed
@@ -88,27 +111,27 @@ def make(cfg: Options, ledger: Ledger) -> int:
     return len(failed)
 
 
-def show(cfg: Options, ledger: Ledger) -> None:
-    """Print the table and the summary of what is finished."""
+def show(cfg: Options, ledger: Ledger, codec: str) -> None:
+    """Print the table and the summary of what is finished for a codec."""
     cells, stale = current(read_cells(ledger.folder), ledger)
     planned = [planned_config(cell) for cell in ledger.groups["table"].cells]
-    asked = matrices(planned, cfg.codec)
+    asked = matrices(planned, codec)
     if cfg.print_only:  # also tables on other sets or of other lengths, as far as there are cells
         groups = read_experiments(cfg.experiments).values()
         planned += [planned_config(cell) for group in groups for cell in group.cells]
         asked += [
             matrix
-            for matrix in matrices(planned, cfg.codec)
+            for matrix in matrices(planned, codec)
             if matrix not in asked and _has_rows(cells, matrix, cfg.prompts)
         ]
-    paper = paper_cells(cfg.results_dir / "paper.json", cfg.codec)
+    paper = paper_cells(cfg.results_dir / "paper.json", codec)
     for matrix in asked:
         rows = choose_rows(cells, matrix, cfg.prompts)
         print()
         print(table_3(rows, matrix, paper=paper, planned=planned, prompts=cfg.prompts).text())
-        print(summary(rows, cfg.codec, paper=paper).text(), end="")
+        print(summary(rows, codec, paper=paper).text(), end="")
     for name in stale:
-        print(f"left out  {name}: made on another base or at another rate")
+        print(f"left out  {name}: made on another base, at another rate or by another program")
 
 
 def _has_rows(cells: Sequence[Finished], matrix: Matrix, prompts: str) -> bool:
@@ -120,15 +143,27 @@ def _has_rows(cells: Sequence[Finished], matrix: Matrix, prompts: str) -> bool:
 def main(cfg: Options) -> int:
     """Make and print; returns the exit code."""
     groups = read_experiments(cfg.experiments)
+    own = read_own_codec(cfg.codec, allow_command=cfg.allow_command)
+    if own is not None:  # its qualities, or why they cannot be
+        settings = parse_settings(own.location, cfg.qualities or None)
+        cfg = dataclasses.replace(cfg, qualities=tuple(one.quality for one in settings))
+    codec = cfg.codec if own is None else own.name
     cells = table_cells(
-        groups, cfg.codec, prompts=cfg.prompts, seeds=cfg.seeds, evaluate_on=cfg.evaluate_on
+        groups,
+        codec,
+        prompts=cfg.prompts,
+        seeds=cfg.seeds,
+        evaluate_on=cfg.evaluate_on,
+        qualities=cfg.qualities,
+        own=own is not None,
     )
     locations = read_locations(cfg.base)
-    ledger = Ledger(with_trials(cells, groups), cfg.results_dir / "cells", locations)
+    ledger = Ledger(with_trials(cells, groups), cfg.results_dir / "cells", locations, own)
+    listed = {cell.id for group in groups.values() for cell in group.cells}
     for line in borrowed_rates(cells):
         print(f"rate      {line}")
-    failed = 0 if cfg.print_only else make(cfg, ledger)
-    show(cfg, ledger)
+    failed = 0 if cfg.print_only else make(cfg, ledger, listed)
+    show(cfg, ledger, codec)
     return EXIT_CODE_FAILED if failed else 0
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -18,6 +20,7 @@ from ucip_adapt.experiments.plan import borrowed_rates, table_cells, with_trials
 from ucip_adapt.experiments.runner import Report
 from ucip_adapt.training.results import write_results
 
+FEW_COLOURS = Path(__file__).resolve().parents[2] / "docs" / "examples" / "few_colours.py"
 EXPERIMENTS = """
 [defaults]
 base = "net-v1"
@@ -73,16 +76,18 @@ def compare(recipes, place, capsys):
 @pytest.fixture
 def started(recipes, monkeypatch):
     """What would have been run: a runner that only notes it."""
-    calls = []
+    calls, commands = [], {}
 
     class Noted:
+        made_by = commands
         failed: dict[str, str] = {}  # noqa: RUF012
 
-        def __init__(self, ledger, recipes, folder, *, data, jobs, say):
-            self.ledger = ledger
+        def __init__(self, ledger, recipes, folder, *, data, jobs, command, say):
+            self.ledger, self.commands = ledger, command
 
         def run(self, *, budget_seconds):
             calls.append((budget_seconds, self.ledger.queue()))
+            commands.update({cell.id: self.commands(cell) for cell in self.ledger.queue()})
             return Report(failed=self.failed)
 
     monkeypatch.setattr(recipes("compare_protocols"), "Runner", Noted)
@@ -203,6 +208,79 @@ def test_rows_and_seeds_that_a_codec_lacks_are_made():
     assert {cell.id for cell in groups["adapters"].cells} <= {cell.id for cell in avif}
 
 
+def test_a_cell_says_what_makes_it(compare, started, recipes, monkeypatch):
+    noted = recipes("compare_protocols").Runner
+    monkeypatch.setattr("sys.argv", ["recipes/compare_protocols.py", "--codec", "avif"])
+    compare("--codec", "avif")
+    own = {name: text for name, text in noted.made_by.items() if "_avif_" in name}
+    assert set(own.values()) == {"python recipes/compare_protocols.py --codec avif"}
+    lent = {name: text for name, text in noted.made_by.items() if "_webp_" in name}
+    assert len(lent) == 5
+    for name, text in lent.items():
+        assert text == f"python recipes/run_experiments.py --only {name} --data DATA"
+
+
+OWN = (
+    "--allow_command",
+    "--codec",
+    f"few=command:{sys.executable} {FEW_COLOURS} {{q}} {{in}} {{out}}",
+)
+
+
+def test_a_codec_of_ones_own_gets_the_same_matrix(compare, started):
+    code, lines, _ = compare(*OWN, "--qualities", "32", "8")
+    [(_, queue)] = started
+    assert code == 0
+    cells = [cell for cell in queue if not cell.trial]
+    assert len(cells) == 16
+    assert {(cell.codec, cell.qualities) for cell in cells} == {("few", (8, 32))}
+    assert "net-v1_few_dpm_q8+32_full_rate-of-webp_seed2" in {cell.id for cell in cells}
+    assert {cell.codec for cell in queue if cell.trial} == {"webp"}
+    assert any("Table 3: few at 8, 32 alone, net-v1" in line for line in lines)
+    (said,) = [line for line in lines if line.startswith("rate ")]
+    assert said.endswith("at the rate that was best for webp; none was tried for few")
+
+
+def test_other_qualities_of_a_known_codec(compare, started):
+    code, lines, _ = compare("--qualities", "5", "--seeds", "1")
+    assert code == 0
+    cells = [cell for cell in started[0][1] if not cell.trial]
+    assert {(cell.codec, cell.qualities, cell.rate_codec) for cell in cells} == {
+        ("webp", (5,), None)
+    }
+    assert not [line for line in lines if line.startswith("rate ")]
+    code, _, error = compare("--qualities", "101")
+    assert (code, "webp takes quality 0 to 100, not 101" in error) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--codec", "few=command:not-allowed {in} {out}"), "not run: it names a program"),
+        (OWN, "has no qualities of its own; name them, as in --qualities"),
+        (("--allow_command", "--codec", "command:x {in} {out}"), "need a name: write NAME=command"),
+        (("--allow_command", "--codec", "few=x"), "write NAME=command:... or NAME=folder:PATH"),
+        (("--allow_command", "--codec", "a_b=command:x {in} {out}"), "'a_b' is no name"),
+        (("--allow_command", "--codec", "webp=command:x {in} {out}"), "there is a codec 'webp'"),
+        ((*OWN, "--qualities", "8", "8"), "one is named twice"),
+    ],
+)
+def test_what_is_wrong_with_a_codec_of_ones_own(compare, started, flags, message):
+    code, _, error = compare(*flags)
+    assert (code, started) == (2, [])
+    assert message in error
+
+
+def test_without_its_program_a_table_is_printed_and_not_made(compare, started):
+    gone = ("--allow_command", "--codec", "few=command:no-such {q} {in} {out}", "--qualities", "8")
+    code, _, error = compare(*gone)
+    assert (code, started) == (2, [])
+    assert "--codec few: there is no program 'no-such' on the PATH" in error
+    code, lines, error = compare(*gone, "--print_only")
+    assert (code, error) == (0, "")
+    assert any("Table 3: few at 8 alone" in line for line in lines)
+
+
 def test_errors(compare):
     code, _, error = compare("--codec", "wepb", "--print_only")
     assert code == 2
@@ -291,3 +369,43 @@ def test_real_cells_fill_the_table(compare, place, world, monkeypatch):
     assert code == 2
     assert "Set5 in " in error
     assert "not the pictures" in error
+
+
+@pytest.mark.slow
+def test_real_cells_of_a_codec_of_ones_own(compare, place, world, monkeypatch):
+    for name in ("Set5", "Set14"):
+        shutil.copytree(world.validation, place / "data" / name / "HR")
+    monkeypatch.setenv("UCIP_CACHE", str(place / "cache"))
+    (place / "experiments.toml").write_text(TINY, "utf-8")
+    program = place / "few colours.py"
+    program.write_bytes(FEW_COLOURS.read_bytes())
+    codec = f"few=command:{sys.executable} '{program}' {{q}} {{in}} {{out}}"
+    flags = ("--allow_command", "--codec", codec, "--qualities", "8", "32", "--seeds", "1")
+    flags += ("--evaluate_on", "small", "--base", f"net-v1={world.bases['prompted']}")
+    where = ("--data", place / "data", "--runs_dir", place / "runs")
+    code, lines, error = compare(*flags, *where)
+    assert (code, error) == (0, "")
+    assert any("; 2 of 2 cells" in line for line in lines)
+    records = [
+        json.loads(path.read_text()) for path in (place / "results" / "cells").glob("*.json")
+    ]
+    for record in records:
+        rows = record["scores"]["rows"]
+        assert [(row["codec"], row["dataset"], row["quality"]) for row in rows] == [
+            ("few", name, quality) for name in ("Set5", "Set14") for quality in (8, 32)
+        ]
+        assert rows[0]["psnr_db"] < rows[1]["psnr_db"]
+        assert str(place) not in json.dumps(record)
+    header = next(line for line in lines if line.startswith("set "))
+    assert header.split()[-4:] == ["few", "8", "few", "32"]
+    assert any(line.startswith("iv - i ") and line.split()[2] != "-" for line in lines)
+
+    program.write_text(program.read_text() + "# changed\n")
+    code, lines, _ = compare(*flags, "--print_only")
+    left = [line for line in lines if line.startswith("left out ")]
+    assert (code, len(left)) == (0, 2)
+    assert all("by another program" in line for line in left)
+    code, lines, _ = compare(*flags, *where)
+    assert code == 0
+    assert sum("with another program, or other words, as few" in line for line in lines) == 2
+    assert not [line for line in lines if line.startswith("left out ")]

@@ -14,8 +14,9 @@ from ucip_adapt.config import to_dict
 from ucip_adapt.errors import DataError
 from ucip_adapt.experiments.cells import SETS, Cell, read_method, row_of_table_3
 from ucip_adapt.experiments.ledger import BaseFacts
+from ucip_adapt.experiments.own_codec import OwnCodec, flags_of, is_own_codec
 from ucip_adapt.experiments.pictures import is_there
-from ucip_adapt.training.results import read_results
+from ucip_adapt.training.results import portable, read_results
 
 __all__ = ["Stage", "assemble", "stages_of"]
 
@@ -49,7 +50,12 @@ class Stage:
 
 
 def stages_of(
-    cell: Cell, base: BaseFacts | None, rate: float | None, folder: Path, data: Path | None
+    cell: Cell,
+    base: BaseFacts | None,
+    rate: float | None,
+    folder: Path,
+    data: Path | None,
+    codec: OwnCodec | None = None,
 ) -> list[Stage]:
     """What has to be run, in this order.
 
@@ -59,6 +65,7 @@ def stages_of(
         rate: Peak learning rate.
         folder: The cell's own folder.
         data: Data root.
+        codec: The cell's codec, where it is one of the user's own.
 
     Example:
         >>> from ucip_adapt.experiments.cells import Cell
@@ -70,28 +77,33 @@ def stages_of(
     shared = ("--data", str(data)) if data is not None else ()
     stages = []
     if cell.trained:
-        stages.append(_training(cell, base, rate, folder / "training", shared))
+        stages.append(_training(cell, base, rate, folder / "training", shared, codec))
     if cell.method == "control":
         # The base's own training does not look at the codec that the other methods adapt to.
         limit = ("--max_images", str(cell.validation_images))
         own = ("validation", cell.codec, ("GB82-val",))
-        stages.append(_evaluation(*own, cell, base, folder, shared, limit))
+        stages.append(_evaluation(*own, cell, base, folder, shared, codec, limit))
     pieces: list[tuple[str, tuple[str, ...]]] = [
         (cell.codec, sets) for sets in SETS[cell.evaluate_on]
     ]
     pieces += [(codec, _ALSO_MEASURED_ON) for codec in cell.also_measure]
     numbers: dict[str, int] = {}
-    for codec, wanted in pieces:
+    for measured, wanted in pieces:
         sets = tuple(name for name in wanted if is_there(name, data))
         if sets:
-            numbers[codec] = numbers.get(codec, 0) + 1
-            name = f"{codec}-{numbers[codec]}"
-            stages.append(_evaluation(name, codec, sets, cell, base, folder, shared))
+            numbers[measured] = numbers.get(measured, 0) + 1
+            name = f"{measured}-{numbers[measured]}"
+            stages.append(_evaluation(name, measured, sets, cell, base, folder, shared, codec))
     return stages
 
 
 def _training(
-    cell: Cell, base: BaseFacts | None, rate: float | None, folder: Path, shared: tuple[str, ...]
+    cell: Cell,
+    base: BaseFacts | None,
+    rate: float | None,
+    folder: Path,
+    shared: tuple[str, ...],
+    codec: OwnCodec | None,
 ) -> Stage:
     assert base is not None  # noqa: S101 - make_cell wants a base for whatever is trained
     method, blocks = read_method(cell.method)
@@ -112,7 +124,7 @@ def _training(
         # Its own scores are not used: one image is the least that it measures.
         flags[flags.index("--max_eval_images") + 1] = "1"
     else:
-        flags += ["--codec", cell.codec, *_qualities(cell, cell.codec)]
+        flags += [*flags_of(cell.codec, codec), *_qualities(cell, cell.codec)]
     if blocks != "all":
         flags += ["--trainable_blocks", blocks]
     return Stage("training", (method.recipe, *method.flags, *flags), folder)
@@ -125,16 +137,18 @@ def _part_of(steps: int) -> int:
 
 def _evaluation(
     name: str,
-    codec: str,
+    measured: str,
     sets: Iterable[str],
     cell: Cell,
     base: BaseFacts | None,
     folder: Path,
     shared: tuple[str, ...],
+    codec: OwnCodec | None,
     limit: tuple[str, ...] = (),
 ) -> Stage:
     own = folder / f"evaluation-{name}"
-    flags = ["--codec", codec, *_qualities(cell, codec), "--evaluate_on", *sets, *limit]
+    flags = [*flags_of(measured, codec), *_qualities(cell, measured)]
+    flags += ["--evaluate_on", *sets, *limit]
     flags += ["--metric_protocols", "y-c4", "--per_image", *shared, "--output_dir", str(own)]
     if base is not None:
         flags += ["--pretrained_model_name_or_path", base.location]
@@ -159,6 +173,9 @@ def assemble(
     rate: float | None,
     groups: Iterable[str],
     stages: Iterable[Stage],
+    *,
+    command: str,
+    codec: OwnCodec | None = None,
 ) -> dict[str, Any]:
     """Put what the recipes left together as the file of a finished cell.
 
@@ -168,6 +185,8 @@ def assemble(
         rate: The rate it was made at.
         groups: Names of its groups.
         stages: Its stages, all of them done.
+        command: What makes the cell.
+        codec: The cell's codec, where it is one of the user's own.
 
     Raises:
         ResultsError: If a stage's file cannot be read.
@@ -201,11 +220,16 @@ def assemble(
         parameters["total"] = training["parameters"]["total"]
     else:
         _check_base(cell, base, measured)
+    if codec is not None:  # recipes know it by what it is
+        scores["rows"] = [
+            {**row, "codec": codec.name} if is_own_codec(row["codec"]) else row
+            for row in scores["rows"]
+        ]
     everything = [record for _, record in done.values()]
     return {
         "kind": "cell",
-        "command": f"python recipes/run_experiments.py --only {cell.id} --data DATA",
-        "config": _config(cell, base, rate, groups, rows),
+        "command": command,
+        "config": _config(cell, base, rate, groups, scores["rows"]) | _facts_of_codec(codec),
         "environment": (training or measured[0])["environment"],
         "seconds": {
             "training": round(training["seconds"]["training"], 2) if training else 0.0,
@@ -248,6 +272,12 @@ def _config(
     }
 
 
+def _facts_of_codec(codec: OwnCodec | None) -> dict[str, str | None]:
+    if codec is None:
+        return {}
+    return {"codec_location": portable(codec.location), "codec_digest": codec.digest}
+
+
 def _check_base(cell: Cell, base: BaseFacts | None, records: Iterable[dict[str, Any]]) -> None:
     """Parts of a cell may be made days apart; the base must have been the same throughout."""
     for record in records:
@@ -279,7 +309,10 @@ def _weights(folder: Path) -> Path:
     raise DataError(f"no weights in {folder}: neither {' nor '.join(_WEIGHTS)}")
 
 
-def spec_of(cell: Cell, base: BaseFacts | None, rate: float | None) -> dict[str, Any]:
-    """What the parts of a cell under way must share: its specification, base and rate."""
+def spec_of(
+    cell: Cell, base: BaseFacts | None, rate: float | None, codec: OwnCodec | None = None
+) -> dict[str, Any]:
+    """What the parts of a cell under way must share: its specification, base, rate and codec."""
     values = to_dict(dataclasses.replace(cell, learning_rate=rate))
-    return {**values, "base_fingerprint": base.fingerprint if base else None}
+    values["base_fingerprint"] = base.fingerprint if base else None
+    return values if codec is None else {**values, "codec_digest": codec.digest}

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from ucip_adapt.errors import ConfigError, UcipError, unknown_name
 from ucip_adapt.experiments.cells import Cell
 from ucip_adapt.experiments.groups import Group, trials_of
+from ucip_adapt.experiments.own_codec import OwnCodec
 from ucip_adapt.training.results import ResultsError, read_results
 
 __all__ = ["BaseFacts", "Ledger", "State", "facts_of_base"]
@@ -81,6 +82,7 @@ class Ledger:
         groups: Groups by name.
         folder: Folder of the finished cells, one ``<cell>.json`` each.
         locations: Where bases are that are not found by their own names.
+        own_codec: A codec of the user's own that cells are for.
         look: Looks at a base; a test may replace it.
 
     Example:
@@ -94,6 +96,7 @@ class Ledger:
     groups: Mapping[str, Group]
     folder: Path
     locations: Mapping[str, str] = field(default_factory=dict)
+    own_codec: OwnCodec | None = None
     look: Callable[[str], BaseFacts] = facts_of_base
     _bases: dict[str, BaseFacts | str] = field(default_factory=dict, init=False, repr=False)
     _read: dict[Path, tuple[int, dict[str, Any]]] = field(
@@ -156,6 +159,11 @@ class Ledger:
             raise ConfigError(facts)
         return facts
 
+    def codec_of(self, cell: Cell) -> OwnCodec | None:
+        """The user's own codec where a cell is for it."""
+        own = self.own_codec
+        return own if own is not None and own.name == cell.codec else None
+
     def path(self, cell: Cell) -> Path:
         """File of a finished cell."""
         return self.folder / f"{cell.id}.json"
@@ -203,6 +211,9 @@ class Ledger:
         elif cell.trained and not missing and made_at != rate:
             made = "no rate" if made_at is None else f"rate {made_at:g}"
             reason = f"its file was made at {made}, the best is now {rate:g}"
+        own = self.codec_of(cell)
+        if not reason and own and own.digest not in {None, record["config"].get("codec_digest")}:
+            reason = f"its file was made with another program, or other words, as {cell.codec}"
         if not reason:
             return State("finished", "", made_at)
         return State("waiting", f"{reason}; {missing}") if missing else State("ready", reason, rate)

@@ -70,7 +70,14 @@ def read_locations(texts: Iterable[str]) -> dict[str, str]:
 
 
 def table_cells(
-    groups: Mapping[str, Group], codec: str, *, prompts: str, seeds: int, evaluate_on: str = "full"
+    groups: Mapping[str, Group],
+    codec: str,
+    *,
+    prompts: str,
+    seeds: int,
+    evaluate_on: str = "full",
+    qualities: tuple[int, ...] = (),
+    own: bool = False,
 ) -> list[Cell]:
     """The cells of Table 3 for a codec.
 
@@ -80,6 +87,8 @@ def table_cells(
         prompts: The set that rows ii and iv train.
         seeds: Seeds 0, 1, ... of each trained row.
         evaluate_on: Sets that they are measured on.
+        qualities: Of the codec; empty is those of its suite.
+        own: Whether the codec is one of the user's own.
 
     Returns:
         Every row with every seed. Rows that the experiments have for the codec are theirs; others
@@ -87,10 +96,14 @@ def table_cells(
 
     Raises:
         UnknownNameError: If there is no such codec or set of prompts.
-        ConfigError: If the experiments have no such table for any codec.
+        ConfigError: If the experiments have no such table for any codec, or a quality is not one
+            of the codec's.
     """
-    if codec not in all_codecs():
-        raise unknown_name("codec", codec, all_codecs())
+    if not own:
+        if codec not in all_codecs():
+            raise unknown_name("codec", codec, all_codecs())
+        for quality in qualities:
+            all_codecs()[codec].spec.check_quality(quality)
     if prompts not in TRAINABLE_SETS:
         raise unknown_name("set of prompts", prompts, TRAINABLE_SETS)
     cells = {
@@ -110,12 +123,12 @@ def table_cells(
             f"the experiments have no cell of Table 3 with prompts '{prompts}' on {evaluate_on} "
             "sets: give --prompts another set, or --experiments another file"
         )
-    own = rows.get(codec, [])
-    there = {(row.base, row.method) for row in own}
+    planned = rows.get(codec, []) if not qualities else []
+    there = {(row.base, row.method) for row in planned}
     missing = [row for row in shown if (row.base, row.method) not in there]
     return [
-        dataclasses.replace(row, seed=seed)
-        for row in [*own, *(_on_another_codec(row, codec, groups) for row in missing)]
+        dataclasses.replace(row, seed=seed, qualities=tuple(sorted(qualities)))
+        for row in [*planned, *(_on_another_codec(row, codec, groups) for row in missing)]
         for seed in (range(seeds) if row.trained else [row.seed])
     ]
 

@@ -25,7 +25,7 @@ from ucip_adapt.training.lock import lock_folder
 from ucip_adapt.training.results import write_results
 from ucip_adapt.training.signals import StopRequest
 
-__all__ = ["Report", "Runner"]
+__all__ = ["Report", "Runner", "command_of"]
 
 _POLL_SECONDS = 0.2
 _MEASURED = ("evaluate_on", "also_measure")
@@ -54,6 +54,19 @@ class Report:
     busy: list[str] = field(default_factory=list)
 
 
+def command_of(cell: Cell) -> str:
+    """The command that makes a cell of the experiments.
+
+    Args:
+        cell: The cell.
+
+    Example:
+        >>> command_of(Cell("webp", "base", "b"))
+        'python recipes/run_experiments.py --only b_webp_base_full --data DATA'
+    """
+    return f"python recipes/run_experiments.py --only {cell.id} --data DATA"
+
+
 class _Claim:
     """Owner of the lock on a cell's folder: the lock ends with it."""
 
@@ -67,6 +80,7 @@ class Runner:
         folder: Folder that cells are made in, each in one of its name.
         data: Data root.
         jobs: Cells at the same time.
+        command: What a cell's file says that it is made by.
         say: Takes each line about what happens.
 
     Example:
@@ -85,6 +99,7 @@ class Runner:
         *,
         data: Path | None = None,
         jobs: int = 1,
+        command: Callable[[Cell], str] = command_of,
         say: Callable[[str], None] = print,
     ) -> None:
         self.ledger = ledger
@@ -92,6 +107,7 @@ class Runner:
         self.folder = folder
         self.data = data
         self.jobs = jobs
+        self.command = command
         self.say = say
         self._stopping = threading.Event()
         self._children: set[subprocess.Popen[bytes]] = set()
@@ -189,12 +205,13 @@ class Runner:
 
     def _make_claimed(self, cell: Cell, state: State, folder: Path) -> tuple[Outcome, str]:
         base = self.ledger.base(cell.base) if cell.base is not None else None
-        marker = spec_of(cell, base, state.learning_rate)
+        codec = self.ledger.codec_of(cell)
+        marker = spec_of(cell, base, state.learning_rate, codec)
         if read_marker(folder / "cell.json") != marker:
             self._clear(folder)
             text = _json(marker)
             write_atomically(folder / "cell.json", text.encode())
-        stages = stages_of(cell, base, state.learning_rate, folder, self.data)
+        stages = stages_of(cell, base, state.learning_rate, folder, self.data, codec)
         rate = "" if state.learning_rate is None else f", rate {state.learning_rate:g}"
         self.say(f"makes     {cell.id}{rate}{'; ' if state.reason else ''}{state.reason}")
         started = time.monotonic()
@@ -207,7 +224,15 @@ class Runner:
                 return "stopped", f"in {stage.name}"
             if not stage.results.is_file():
                 return "failed", f"{stage.name}: {_last_line(stage.log, code)}; see {stage.log}"
-        record = assemble(cell, base, state.learning_rate, self.ledger.groups_of(cell), stages)
+        record = assemble(
+            cell,
+            base,
+            state.learning_rate,
+            self.ledger.groups_of(cell),
+            stages,
+            command=self.command(cell),
+            codec=codec,
+        )
         self.ledger.folder.mkdir(parents=True, exist_ok=True)
         write_results(self.ledger.path(cell), record)
         shutil.rmtree(folder / "training" / "checkpoints", ignore_errors=True)
