@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 
 from ucip_adapt.assets import ALIASES
+from ucip_adapt.codecs.base import short_name
 from ucip_adapt.config import option, run_recipe
 from ucip_adapt.errors import ConfigError
 from ucip_adapt.evaluation import mean_psnr
@@ -203,7 +204,8 @@ def main(cfg: Options) -> dict[str, Any]:
         picture = functools.partial(result.picture, validation)
         publish_base(tuned, cfg.output_dir, record, name=cfg.name, picture=picture)
         if cfg.push_to_hub:
-            push_folder(cfg.output_dir, cfg.hub_model_id, default_name=f"ucip-{cfg.codec}-full")
+            own_name = f"ucip-{short_name(cfg.codec)}-full"
+            push_folder(cfg.output_dir, cfg.hub_model_id, default_name=own_name)
     finish_training(accelerator)
     if caution := result.caution(rows):
         say(accelerator, caution)

@@ -18,6 +18,7 @@ import torch
 from peft import PeftModel, get_peft_model
 
 from ucip_adapt.assets import ALIASES
+from ucip_adapt.codecs.base import short_name
 from ucip_adapt.config import option, run_recipe
 from ucip_adapt.evaluation import mean_psnr
 from ucip_adapt.hub.folders import publish_adapter, push_folder
@@ -28,7 +29,7 @@ from ucip_adapt.training.guard import GuardedStep, check_finite
 from ucip_adapt.training.last import weights_kept
 from ucip_adapt.training.losses import LOSSES
 from ucip_adapt.training.options import TuningOptions
-from ucip_adapt.training.results import run_record
+from ucip_adapt.training.results import portable, run_record
 from ucip_adapt.training.run import (
     Clock,
     Curve,
@@ -83,7 +84,7 @@ RATES = {
 def add_adapter(base: UCIP, cfg: Options) -> PeftModel:
     """Wrap the base with what is to be trained."""
     config = DynamicPromptConfig(
-        codec=cfg.codec,
+        codec=portable(cfg.codec),  # published: without paths of this machine
         qualities=list(cfg.qualities),
         trainable_set=cfg.trainable,
         trainable_blocks=cfg.trainable_blocks,
@@ -246,7 +247,8 @@ def main(cfg: Options) -> dict[str, Any]:
         picture = functools.partial(result.picture, validation)
         record = publish_adapter(tuned, cfg.output_dir, record, picture=picture)
         if cfg.push_to_hub:
-            push_folder(cfg.output_dir, cfg.hub_model_id, default_name=f"ucip-{cfg.codec}")
+            own_name = f"ucip-{short_name(cfg.codec)}"
+            push_folder(cfg.output_dir, cfg.hub_model_id, default_name=own_name)
     finish_training(accelerator)
     if caution := result.caution(rows):
         say(accelerator, caution)

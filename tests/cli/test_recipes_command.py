@@ -71,6 +71,23 @@ def test_a_file_in_the_place_of_the_folder_is_a_known_error(
     assert capsys.readouterr().err.startswith(f"error: cannot write {tmp_path / 'mine'}")
 
 
+def test_a_full_disk_is_said_of_the_file_that_is_written(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(read: Path, written: Path) -> None:
+        raise OSError(28, "No space left on device", str(read))  # as the kernel's copy says it
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    target = tmp_path / "mine"
+    assert main(["recipes", "copy", str(target)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: cannot write {target}/")
+    assert str(source) not in said
+
+
 def test_an_installation_without_recipes_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -168,6 +168,28 @@ def test_the_fingerprint_follows_the_script(python: str, tmp_path: Path) -> None
     assert fingerprint_digest(command_codec(text).fingerprint()) != before
 
 
+def test_folders_are_found_from_where_they_were_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: np.ndarray
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "fast").mkdir(parents=True)
+    (tmp_path / "fast").mkdir()
+    (tmp_path / "models" / "level.txt").write_text("7")
+    (tmp_path / "enc.py").write_text(
+        "import sys; from pathlib import Path; from PIL import Image\n"
+        "level = int((Path(sys.argv[3].partition('=')[2]) / 'level.txt').read_text())\n"
+        "Image.open(sys.argv[1]).point(lambda v: level).save(sys.argv[2], 'PNG')\n"
+    )
+    text = f"command:{shlex.quote(sys.executable)} enc.py {{in}} {{out}} --models=./models fast"
+    codec = command_codec(text)
+    assert codec.encoder[-2:] == (f"--models={tmp_path / 'models'}", "fast")
+    monkeypatch.chdir("/")
+    assert set(codec.roundtrip(small, 0).pixels.flat) == {7}
+    monkeypatch.chdir(tmp_path)
+    words = command_codec("command:enc {in} {out} models/ models/fast models/{q}").encoder
+    assert words[3:] == (f"{tmp_path}/models/", f"{tmp_path}/models/fast", "models/{q}")
+
+
 # -- who may name them -----------------------------------------------------------------------------
 
 

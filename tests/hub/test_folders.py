@@ -18,6 +18,7 @@ from ucip_adapt.hub.folders import (
     publish_adapter,
     publish_base,
     push_folder,
+    repository_name,
 )
 from ucip_adapt.models import UCIP, UCIPConfig
 from ucip_adapt.training.results import read_results
@@ -332,13 +333,26 @@ def test_without_a_repository_nothing_is_asked(finished, monkeypatch):
 
 
 def test_a_name_that_no_repository_can_have_is_an_error(finished, monkeypatch):
-    """That of a ``command:`` codec, taken into the default name, for one."""
+    hub = Hub(monkeypatch)
+    for name in ("me/a b", "me/command:c", "a/b/c", "me/x--y"):
+        with pytest.raises(HubError, match=rf"'{name}' cannot be the name .*--repo-id"):
+            push_folder(finished, name, default_name="ucip-webp")
+    assert hub.repository is None
+
+
+@pytest.mark.parametrize(
+    ("default", "name"),
+    [
+        ("ucip-webp", "lab/ucip-webp"),
+        ("ucip-my enc", "lab/ucip-my-enc"),
+        ("ucip-command:c {q}", "lab/ucip-command-c-q"),
+        ("ucip-x -- y.", "lab/ucip-x-y"),
+    ],
+)
+def test_the_default_name_is_one_that_the_hub_takes(monkeypatch, default, name):
     monkeypatch.setenv("UCIP_HUB_NAMESPACE", "lab")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(
-        HubError, match=r"'lab/ucip-command:c \{q\}' cannot be the name .*--repo-id"
-    ):
-        push_folder(finished, None, default_name="ucip-command:c {q}")
+    assert repository_name(None, default_name=default) == name
+    assert repository_name("me/mine", default_name=default) == "me/mine"
 
 
 def refusal():

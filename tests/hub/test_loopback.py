@@ -76,7 +76,10 @@ def test_published_and_pulled_files_are_the_same(hub, client, tmp_path):
     dry = client("adapters", "publish", folder, "--repo-id", "user/ucip-webp", "--dry-run")
     assert dry.returncode == 0, dry.stderr
     assert "adapter_model.safetensors" in dry.stdout
+    assert dry.stdout.endswith(f"to {hub.url}/user/ucip-webp\n")
     assert hub.repos == {}
+    wrong = client("adapters", "publish", folder, "--repo-id", "user/a b", "--dry-run")
+    assert (wrong.returncode, "cannot be the name" in wrong.stderr) == (2, True)
     done = client("adapters", "publish", folder, "--repo-id", "user/ucip-webp")
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"published user/ucip-webp: {hub.url}/user/ucip-webp\n"

@@ -20,6 +20,7 @@ from ucip_adapt.errors import (
     NonFiniteError,
     UnknownNameError,
 )
+from ucip_adapt.hub.folders import HubError
 from ucip_adapt.models import UCIP
 from ucip_adapt.tuning import load_prompt_adapter
 
@@ -242,6 +243,8 @@ def test_pushing_needs_a_repository(run, tmp_path, monkeypatch):
     monkeypatch.delenv("UCIP_HUB_NAMESPACE", raising=False)
     message = "--push_to_hub needs --hub_model_id, or UCIP_HUB_NAMESPACE to be set"
     assert_fails(run, tmp_path, ConfigError, message, push_to_hub=True)
+    message = "'me/a b' cannot be the name of a repository"
+    assert_fails(run, tmp_path, HubError, message, push_to_hub=True, hub_model_id="me/a b")
 
 
 # -- the command line -------------------------------------------------------------------------

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from safetensors.numpy import load as read_safetensors
@@ -9,6 +13,7 @@ from safetensors.numpy import load_file
 
 from ucip_adapt.errors import ConfigError
 from ucip_adapt.models import UCIP
+from ucip_adapt.training import tuning_run
 from ucip_adapt.tuning import DynamicPromptConfig, add_prompt_adapter
 
 
@@ -162,6 +167,41 @@ def test_a_dry_run_says_everything_and_writes_nothing(run, world, tmp_path):
     assert said["hardware"]
     assert not (tmp_path / "out").exists()
     assert set(world.cache.rglob("*")) == before
+
+
+def test_what_is_published_of_a_program_has_no_path(run, recipes, tmp_path, monkeypatch):
+    """Not in the adapter's configuration, nor over the scores of the card's picture."""
+    program = tmp_path / "cod dir" / "enc.py"
+    program.parent.mkdir()
+    program.write_text("import shutil, sys; shutil.copy(sys.argv[1], sys.argv[2])")
+    titles, pushed = [], []
+    picture = tuning_run.comparison_picture
+
+    def drawn(*args, title):
+        titles.append(title)
+        picture(*args, title=title)
+
+    monkeypatch.setattr(tuning_run, "comparison_picture", drawn)
+    monkeypatch.setattr(
+        recipes("tune_prompts"), "push_folder", lambda *_, default_name: pushed.append(default_name)
+    )
+    codec = f"command:{sys.executable} '{program}' {{in}} {{out}} {{q}}"
+    options = {"max_train_steps": 1, "push_to_hub": True, "hub_model_id": "me/mine"}
+    run(
+        "tune_prompts",
+        tmp_path / "out",
+        codec=codec,
+        allow_command=True,
+        qualities=(3,),
+        **options,
+    )
+    python = Path(sys.executable).name
+    assert titles == [f"input\n{python}:3"]
+    assert pushed == [f"ucip-{python}"]
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["codec"].endswith(f"/{python} '.../enc.py' {{in}} {{out}} {{q}}")
+    for file in ("adapter_config.json", "README.md", "results.json"):
+        assert str(tmp_path) not in (tmp_path / "out" / file).read_text(), file
 
 
 @pytest.mark.parametrize("name", ["tune_prompts", "tune_full", "pretrain_base"])

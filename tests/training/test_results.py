@@ -127,6 +127,11 @@ def test_paths_behind_names_are_paths(monkeypatch, tmp_path):
             'command:/mnt/me/enc -c=/mnt/me/x.cfg {in} {out} => py "/mnt/me/d.py" {in} {out}',
             'command:.../enc -c=.../x.cfg {in} {out} => py ".../d.py" {in} {out}',
         ),
+        (
+            "command:'/mnt/my codec/enc' \"-c=/mnt/a b/x.cfg\" '/mnt/d' {in} {out}",
+            "command:'.../enc' \"-c=.../x.cfg\" '.../d' {in} {out}",
+        ),
+        (f"command:'{tmp_path}/my enc' {{in}} {{out}}", "command:'my enc' {in} {out}"),
         ("https://example.org/a/b", "https://example.org/a/b"),
         ("you/ucip-webp", "you/ucip-webp"),
         ("webp", "webp"),
@@ -195,7 +200,8 @@ def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(atomic.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    message = r"cannot write the results .*r\.json: No space left"
+    with pytest.raises(results.ResultsError, match=message):
         results.write_results(path, {"kind": "new"})
     assert results.read_results(path)["kind"] == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]

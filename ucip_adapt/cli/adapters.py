@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -185,12 +186,14 @@ def _report(folder: Path, arguments: argparse.Namespace) -> int:
 def _publish(arguments: argparse.Namespace) -> int:
     from huggingface_hub import constants
 
+    from ucip_adapt.codecs.base import short_name
     from ucip_adapt.hub.fetch import ADAPTER_FILES
-    from ucip_adapt.hub.folders import push_folder
+    from ucip_adapt.hub.folders import push_folder, repository_name
     from ucip_adapt.hub.library import describe_adapter, verify_adapter
 
     folder: Path = arguments.folder
     info = describe_adapter(folder)
+    name = f"ucip-{short_name(info.codec)}"
     wrong = [check for check in verify_adapter(folder) if check.ok is False]
     if wrong:
         what = _plain(f"{wrong[0].name}: {wrong[0].detail}")
@@ -198,15 +201,17 @@ def _publish(arguments: argparse.Namespace) -> int:
     if not (folder / "README.md").is_file():
         raise DataError(f"{folder} has no card (README.md): tune_prompts.py writes one")
     if arguments.dry_run:
+        named = arguments.repo_id or os.environ.get("UCIP_HUB_NAMESPACE")
+        target = repository_name(arguments.repo_id, default_name=name) if named else ""
         rows = [
-            [name, f"{(folder / name).stat().st_size:,}"]
-            for name in ADAPTER_FILES
-            if (folder / name).is_file()
+            [file, f"{(folder / file).stat().st_size:,}"]
+            for file in ADAPTER_FILES
+            if (folder / file).is_file()
         ]
         sys.stdout.write(render_table(["would be uploaded", "bytes"], rows))
+        if target:
+            sys.stdout.write(f"to {constants.ENDPOINT}/{target}\n")
         return 0
-    target = push_folder(
-        folder, arguments.repo_id, default_name=f"ucip-{info.codec}", only=ADAPTER_FILES
-    )
+    target = push_folder(folder, arguments.repo_id, default_name=name, only=ADAPTER_FILES)
     sys.stdout.write(f"published {target}: {constants.ENDPOINT}/{target}\n")
     return 0

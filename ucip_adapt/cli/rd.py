@@ -167,10 +167,7 @@ def _write(arguments: argparse.Namespace, scores: Mapping[str, Any], *, seconds:
         "seconds": {"all": round(seconds, 1)},
         "scores": scores,
     }
-    try:
-        write_results(arguments.out / "rd.json", record)
-    except OSError as error:
-        raise DataError(f"cannot write to {arguments.out}: {error}") from error
+    write_results(arguments.out / "rd.json", record)
 
 
 def _show(

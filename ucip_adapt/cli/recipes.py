@@ -81,11 +81,11 @@ def _copy(target: Path, *, overwrite: bool) -> int:
             f"{target} already holds {', '.join(present)}; nothing was copied. "
             "Name another folder, or add --overwrite"
         )
-    try:
-        for path in files:
+    for path in files:
+        try:
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / path, target / path)
-    except OSError as error:
-        raise DataError(f"cannot write {error.filename or target}: {error.strerror}") from error
+        except OSError as error:  # whose file name, on a full disk, is that of the source
+            raise DataError(f"cannot write {target / path}: {error.strerror}") from error
     sys.stdout.write(f"{len(files)} files in {target}\n")
     return 0

@@ -147,9 +147,9 @@ def command_codec(text: str, *, timeout_s: float = 300.0) -> CommandCodec:
         timeout_s: Time limit of each run, in seconds.
 
     Returns:
-        The codec. Files that a word names, or the part of it behind its first ``=``, are made
-        absolute, because programs run in a folder of their own; ``{q}`` in a file's name
-        (``model_{q}.pt``) stands for a whole number there, too.
+        The codec. Files that a word names, or the part of it behind its first ``=``, and folders
+        that are named with a slash, are made absolute, because programs run in a folder of their
+        own; ``{q}`` in a file's name (``model_{q}.pt``) stands for a whole number there, too.
 
     Raises:
         ConfigError: If ``{in}`` or ``{out}`` is missing, a placeholder is unknown, or a quotation
@@ -198,7 +198,14 @@ def _words(template: str, text: str) -> tuple[str, ...]:
 
 def _absolute(word: str) -> str:
     name, files = _named_files(word)
-    return word.removesuffix(name) + os.path.abspath(name) if files else word
+    if files:
+        return word.removesuffix(name) + os.path.abspath(name)
+    for name in (word, word.partition("=")[2]):
+        # A folder called `fast` must not turn the preset of that name into a path.
+        if os.sep in name and os.path.isdir(name):
+            end = os.sep if name.endswith(os.sep) else ""
+            return word.removesuffix(name) + os.path.abspath(name) + end
+    return word
 
 
 def _named_files(word: str) -> tuple[str, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import isfinite
@@ -18,6 +19,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
     HFValidationError,
     HTTPError,
 )
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from peft import PeftModel
 from safetensors import SafetensorError
 
@@ -25,10 +27,18 @@ from ucip_adapt.atomic import write_atomically
 from ucip_adapt.errors import AdapterError, DataError, UcipError
 from ucip_adapt.hub.cards import adapter_card, base_card, weights_licence
 from ucip_adapt.models import UCIP
-from ucip_adapt.training.results import write_results
+from ucip_adapt.training.results import ResultsError, write_results
 from ucip_adapt.tuning import DynamicPromptConfig, save_prompt_adapter
 
-__all__ = ["PICTURE", "HubError", "PublishError", "publish_adapter", "publish_base", "push_folder"]
+__all__ = [
+    "PICTURE",
+    "HubError",
+    "PublishError",
+    "publish_adapter",
+    "publish_base",
+    "push_folder",
+    "repository_name",
+]
 
 _DONE = "results.json"
 """The file that says that a folder is finished; what resumes a run or a cell looks for it alone."""
@@ -148,7 +158,7 @@ def _staged(folder: Path) -> Iterator[Path]:
                     (folder / name).unlink(missing_ok=True)
             for path in sorted(Path(stage).iterdir(), key=lambda path: path.name == _DONE):
                 path.replace(folder / path.name)
-    except (OSError, SafetensorError, AdapterError, DataError) as error:
+    except (OSError, SafetensorError, AdapterError, DataError, ResultsError) as error:
         raise PublishError(
             f"cannot write the result to {folder}: {error}. {before}: "
             "make room or choose another --output_dir, and go on with --resume_from_checkpoint "
@@ -183,6 +193,41 @@ def _digests(folder: Path, names: list[str]) -> dict[str, str]:
     }
 
 
+def repository_name(repo_id: str | None, *, default_name: str) -> str:
+    """The repository that a folder goes to, looked at before anything is done for it.
+
+    Args:
+        repo_id: ``user/name``; default ``UCIP_HUB_NAMESPACE/default_name``.
+        default_name: Name in that namespace; what a repository's name cannot hold becomes a hyphen.
+
+    Raises:
+        HubError: If there is neither, or it cannot be the name of a repository.
+
+    Example:
+        >>> repository_name("me/ucip-webp", default_name="ucip-webp")
+        'me/ucip-webp'
+        >>> repository_name("me/a b", default_name="ucip-webp")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ucip_adapt.hub.folders.HubError: 'me/a b' cannot be the name of a repository on the Hub:...
+    """
+    namespace = os.environ.get("UCIP_HUB_NAMESPACE")
+    own = re.sub(r"[^A-Za-z0-9._]+|-+", "-", default_name).strip("-.")
+    target = repo_id or (f"{namespace}/{own}" if namespace else None)
+    if target is None:
+        raise HubError(
+            "no repository: give --repo-id (a recipe: --hub_model_id), or set UCIP_HUB_NAMESPACE"
+        )
+    try:
+        validate_repo_id(target)
+    except HFValidationError as error:
+        raise HubError(
+            f"'{target}' cannot be the name of a repository on the Hub: give one such as user/name "
+            "with --repo-id (a recipe: --hub_model_id)"
+        ) from error
+    return target
+
+
 def push_folder(
     folder: Path, repo_id: str | None, *, default_name: str, only: Sequence[str] | None = None
 ) -> str:
@@ -200,12 +245,7 @@ def push_folder(
     Raises:
         HubError: If there is no repository to push to, or the Hub says no.
     """
-    namespace = os.environ.get("UCIP_HUB_NAMESPACE")
-    target = repo_id or (f"{namespace}/{default_name}" if namespace else None)
-    if target is None:
-        raise HubError(
-            "no repository: give --repo-id (a recipe: --hub_model_id), or set UCIP_HUB_NAMESPACE"
-        )
+    target = repository_name(repo_id, default_name=default_name)
     try:
         api = HfApi()
         target = api.create_repo(target, exist_ok=True).repo_id
@@ -218,11 +258,6 @@ def push_folder(
             delete_patterns=[name for name in only or () if not (folder / name).is_file()] or None,
             ignore_patterns=["checkpoints/*", "tensorboard/*", ".*", "*.tmp"],
         )
-    except HFValidationError as error:
-        raise HubError(
-            f"'{target}' cannot be the name of a repository on the Hub: give one such as user/name "
-            f"with --repo-id (a recipe: --hub_model_id). The folder {folder} is complete"
-        ) from error
     except (HTTPError, HfHubHTTPError, OSError) as error:
         raise HubError(
             f"cannot upload {folder} to {target}: {error}. The folder itself is complete"

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ucip_adapt.errors import DataError
 from ucip_adapt.leaks.search import CANDIDATE, HASH_BITS, LeakReport
 from ucip_adapt.training.results import environment, write_results
 
@@ -57,7 +56,4 @@ def write_report(
             "unreadable": [{"name": name, "reason": reason} for name, reason in unreadable],
         },
     }
-    try:
-        write_results(path, record)
-    except OSError as error:
-        raise DataError(f"cannot write the report {path}: {error}") from error
+    write_results(path, record)

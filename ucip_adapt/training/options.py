@@ -224,9 +224,14 @@ def check_push(push_to_hub: bool, hub_model_id: str | None) -> None:
 
     Raises:
         ConfigError: If there is neither.
+        HubError: If it cannot be the name of a repository.
 
     Example:
         >>> check_push(True, "me/mine")
     """
     if push_to_hub and not (hub_model_id or os.environ.get("UCIP_HUB_NAMESPACE")):
         raise ConfigError("--push_to_hub needs --hub_model_id, or UCIP_HUB_NAMESPACE to be set")
+    if push_to_hub:
+        from ucip_adapt.hub.folders import repository_name  # heavy, and rarely asked for
+
+        repository_name(hub_model_id, default_name="ucip")

@@ -56,6 +56,7 @@ __all__ = [
 
 _COMMAND = "command:"
 _PATH_IN_COMMAND = re.compile(r"(?<=[\s=:'\"])/[^\s'\"]+")
+_QUOTED_PATH = re.compile(r"(['\"])([^\s'\"/]*[=:])?(/.*?)\1")
 _PATH_BEHIND_NAME = re.compile(r"([\w.@+-]+[=:])(/(?!/).*)", re.DOTALL)
 
 FORMAT_VERSION = "1.0"
@@ -75,7 +76,7 @@ _DISTRIBUTIONS = ("torch", "numpy", "pillow", "peft", "accelerate", "huggingface
 
 
 class ResultsError(UcipError):
-    """A results file is missing, damaged or of a format that this version cannot read."""
+    """A results file is missing, damaged, of another version's format, or cannot be written."""
 
 
 def environment(device: str | torch.device | None = None) -> dict[str, Any]:
@@ -214,6 +215,9 @@ def portable(value: Any) -> Any:  # noqa: ANN401 - JSON has no narrower type
 def _portable_inside(text: str) -> str:
     """Replace absolute paths that are a part of a text."""
     if text.startswith(_COMMAND):
+        text = _QUOTED_PATH.sub(
+            lambda match: f"{match[1]}{match[2] or ''}{portable(match[3])}{match[1]}", text
+        )
         return _PATH_IN_COMMAND.sub(lambda match: str(portable(match[0])), text)
     match = _PATH_BEHIND_NAME.match(text)
     return f"{match[1]}{portable(match[2])}" if match else text
@@ -281,7 +285,7 @@ def write_results(path: str | Path, results: Mapping[str, Any]) -> None:
 
     Raises:
         ConfigError: If a key is unknown, ``kind`` is missing, or a value is not JSON.
-        OSError: If the file cannot be written; an old one is then untouched.
+        ResultsError: If the file cannot be written; an old one is then untouched.
     """
     for key in results:
         if key not in TOP_LEVEL_KEYS:
@@ -296,7 +300,10 @@ def write_results(path: str | Path, results: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"results for {Path(path).name} hold a value that is not JSON: {error}"
         ) from error
-    write_atomically(Path(path), (text + "\n").encode())
+    try:
+        write_atomically(Path(path), (text + "\n").encode())
+    except OSError as error:
+        raise ResultsError(f"cannot write the results {path}: {error.strerror or error}") from error
 
 
 def _finite(value: Any, key: str) -> Any:  # noqa: ANN401 - JSON has no narrower type

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from ucip_adapt.codecs import get_codec
+from ucip_adapt.codecs.base import short_name
 from ucip_adapt.codecs.streams import StoredCodec, use_streams
 from ucip_adapt.data import EvalSet, Setting, load_eval_set, parse_settings
 from ucip_adapt.data.benchmarks import data_root
@@ -195,7 +196,8 @@ class Adaptation:
         image, setting = validation.images[0], self.settings[-1]
         lq = compress_lr(image.lr, setting, cache_of(self.cfg), name=image.name)
         methods: Mapping[str, Upscale] = self.methods()
-        comparison_picture(path, image, lq, methods, title=f"input\n{setting}")
+        title = f"input\n{short_name(setting.codec)}:{setting.quality}"
+        comparison_picture(path, image, lq, methods, title=title)
 
     def caution(self, rows: Sequence[ScoreRow]) -> str:
         """A line that names the sets on which the base alone is at least as good; else empty."""
