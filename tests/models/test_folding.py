@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from ucip_adapt import UCIP, UCIPConfig
+from ucip_adapt.models import upscale_large
 from ucip_adapt.models.folding import FoldedMixer, UnfoldedMixer
 from ucip_adapt.models.token_mixer import TokenMixer
 
@@ -123,6 +126,43 @@ def test_lora_is_in_effect_and_may_differ_in_a_batch():
     mixer = base.blocks[0].layers[0].mixer
     means = [torch.rand(1, 16) for _ in range(3)]
     assert isinstance(mixer.fold(*means), UnfoldedMixer)
+
+
+@pytest.mark.parametrize(
+    "saved",
+    ["norm2", "conv_up1", "peg", "local", "mlp", "fc1", "fusion", "horizontal", "offset", "spade"],
+)
+def test_modules_that_are_saved_whole_can_be_switched_off(saved):
+    torch.manual_seed(0)
+    base = UCIP(UCIPConfig.preset("nano", last_conv_scale=1.0)).eval()
+    # The same values in the base's own modules, with no wrapper around them.
+    by_hand = copy.deepcopy(base)
+    lq = torch.rand(2, 3, 40, 33)  # large enough for every way of computing it
+    with torch.no_grad():
+        plain = base(lq)
+    config = LoraConfig(r=2, target_modules=["proj"], modules_to_save=[saved])
+    model = get_peft_model(base, config).eval()
+    wrapped = f".{saved}.modules_to_save.default"
+    with torch.no_grad():
+        for name, value in model.get_base_model().named_parameters():
+            if wrapped in name:
+                own = by_hand.get_parameter(name.replace(".modules_to_save.default", ""))
+                own.add_(torch.randn_like(own) * 0.3)
+                value.copy_(own)
+        expected = by_hand(lq)
+    assert (expected - plain).abs().max() > 1e-2
+    for graph in (False, True):
+        lq.requires_grad_(graph)
+        with torch.set_grad_enabled(graph):
+            torch.testing.assert_close(model(lq), expected, rtol=1e-4, atol=1e-4)
+            with model.disable_adapter():
+                torch.testing.assert_close(model(lq), plain, rtol=1e-4, atol=1e-4)
+    lq.requires_grad_(False)
+    bounded = upscale_large(model, lq, mode="exact", max_memory="100MB")
+    torch.testing.assert_close(bounded, expected.clamp(0, 1), rtol=1e-4, atol=1e-4)
+    with model.disable_adapter():
+        bounded = upscale_large(model, lq, mode="exact", max_memory="100MB")
+    torch.testing.assert_close(bounded, plain.clamp(0, 1), rtol=1e-4, atol=1e-4)
 
 
 def test_merged_lora_folds_with_the_merged_weights():

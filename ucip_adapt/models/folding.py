@@ -45,7 +45,12 @@ def effective(module: nn.Module) -> nn.Module:
     """
     off, merged = (getattr(module, name, False) for name in ("disable_adapters", "merged"))
     # Switched off while merged, PEFT takes the adapter out at the next call: left to it.
-    return cast(nn.Module, module.base_layer) if off != merged else module
+    if off == merged:
+        return module
+    # What `modules_to_save` wraps around a module passes unknown names on to what it wraps: only
+    # its own children tell it from a layer.
+    kept = module._modules.get("original_module")
+    return cast(nn.Module, module.base_layer) if kept is None else kept
 
 
 def is_plain(*modules: nn.Module | None) -> bool:
