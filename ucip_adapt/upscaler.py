@@ -157,7 +157,9 @@ class Upscaler:
             if self.dtype == "float32"
             else torch.autocast(self.device.type, getattr(torch, self.dtype))
         )
-        with torch.inference_mode(), precision:
+        # Without inference_mode: its tensors cannot be changed in place or used with autograd, and
+        # the network asks for no graph anyway.
+        with precision:
             return base.upscale(lq.to(self.device)).float()
 
     def _tensor(self, lq: Tensor) -> Tensor:

@@ -247,6 +247,33 @@ def test_self_ensemble_counts_the_results_that_wait_beside_each_other(nano):
     torch.testing.assert_close(bounded.upscale(seen), free.upscale(seen), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"dtype": "bfloat16"},
+        {"max_memory": "1GB"},
+        {"self_ensemble": True},
+        {"self_ensemble": True, "max_memory": "1GB"},
+        {"adapter": "auto"},
+        {"adapter": "auto", "dtype": "bfloat16"},
+    ],
+    ids=str,
+)
+def test_what_comes_out_is_an_ordinary_tensor(nano, options):
+    """On every path: it may be changed in place, trained on, and asks for no graph itself."""
+    model = ucip_adapt.load(base=nano, **options)
+    for dtype in (torch.float32, torch.float64):
+        for shape in ((2, 3, 9, 12), (3, 9, 12)):
+            lq = torch.rand(shape, dtype=dtype, requires_grad=True)
+            sr = model.upscale(lq)
+            assert (sr.dtype, sr.requires_grad) == (dtype, False)
+            sr.mul_(2).add_(1)
+            weight = torch.ones(1, dtype=dtype, requires_grad=True)
+            (sr * weight).sum().backward()
+            torch.testing.assert_close(weight.grad, sr.sum()[None])
+
+
 def test_load_names_what_is_wrong(tmp_path):
     with pytest.raises(UcipError, match="unknown adapter 'wep'"):
         ucip_adapt.load("wep")
