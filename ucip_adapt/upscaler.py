@@ -14,7 +14,7 @@ from peft import PeftModel
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ucip_adapt.errors import ConfigError, unknown_name
+from ucip_adapt.errors import ConfigError, NonFiniteError, unknown_name
 from ucip_adapt.hub.library import locate_adapter
 from ucip_adapt.imaging.enlarge import check_finite_image, enlarge_picture
 from ucip_adapt.imaging.picture import Picture
@@ -32,6 +32,9 @@ __all__ = ["Precision", "Upscaler", "interpolate", "load"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 _DEFAULT_BASE = "ucip-tiny"
+_LEAST, _MOST = -0.5, 1.5
+"""Values of a tensor beyond these are a mistake in its range, not overshoot."""
+
 _ImageT = TypeVar("_ImageT", Image.Image, np.ndarray, Tensor)
 
 
@@ -103,8 +106,9 @@ class Upscaler:
             comes back upright.
 
         Raises:
-            ConfigError: If the image is none of these.
-            NonFiniteError: If the network gives NaN or infinite values.
+            ConfigError: If the image is none of these, or a tensor's values reach below -0.5 or
+                above 1.5: such are of another range, as [0, 255].
+            NonFiniteError: If a tensor holds, or the network gives, NaN or infinite values.
         """
         if isinstance(image, Tensor):
             return self._tensor(image)
@@ -168,7 +172,9 @@ class Upscaler:
                 f"a tensor must be floating-point (B, 3, H, W) or (3, H, W) in [0, 1], got "
                 f"{lq.dtype} {tuple(lq.shape)}"
             )
-        sr = self._forward(lq.float() if lq.dim() == 4 else lq.float()[None])
+        image = lq.float()
+        _check_values(image)
+        sr = self._forward(image if lq.dim() == 4 else image[None])
         check_finite_image(sr)
         return (sr if lq.dim() == 4 else sr[0]).to(lq)
 
@@ -386,6 +392,18 @@ def interpolate(
 def _base_of(network: UCIP | PeftModel) -> UCIP:
     """The base inside an adapted network; its ``upscale`` runs with the active adapter."""
     return cast("UCIP", network.get_base_model()) if isinstance(network, PeftModel) else network
+
+
+def _check_values(lq: Tensor) -> None:
+    """Refuse values of another range; those a little outside, as resizing leaves them, are fine."""
+    low, high = (value.item() for value in torch.aminmax(lq.detach()))  # NaN, if any value is
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise NonFiniteError("the image holds values that are NaN or infinite")
+    if low < _LEAST or high > _MOST:
+        hint = "; divide 8-bit levels by 255" if low >= 0 and high <= 255 else ""
+        raise ConfigError(
+            f"a tensor's values must lie in [0, 1], these reach from {low:.4g} to {high:.4g}{hint}"
+        )
 
 
 def _check_device(device: str) -> None:

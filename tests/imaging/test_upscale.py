@@ -12,7 +12,7 @@ from PIL import Image
 import ucip_adapt
 from ucip_adapt.cli import main
 from ucip_adapt.detection import detect_codec
-from ucip_adapt.errors import ConfigError, UcipError
+from ucip_adapt.errors import ConfigError, NonFiniteError, UcipError
 from ucip_adapt.imaging import Picture, read_picture
 from ucip_adapt.imaging.enlarge import enlarge_picture
 from ucip_adapt.models import UCIP, UCIPConfig, bicubic_x4, plan_large
@@ -272,6 +272,30 @@ def test_what_comes_out_is_an_ordinary_tensor(nano, options):
             weight = torch.ones(1, dtype=dtype, requires_grad=True)
             (sr * weight).sum().backward()
             torch.testing.assert_close(weight.grad, sr.sum()[None])
+
+
+@pytest.mark.parametrize("options", [{}, {"max_memory": "1GB"}, {"adapter": "auto"}], ids=str)
+def test_tensors_of_another_range_are_refused(nano, options):
+    """They gave a white picture, and one value that is not finite was said to be the network's."""
+    model = ucip_adapt.load(base=nano, **options)
+    lq = torch.rand(2, 3, 9, 12)
+    lq[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    for wrong, message in (
+        (lq * 255, r"in \[0, 1\], these reach from 0 to 255; divide 8-bit levels by 255$"),
+        ((lq * 255)[0].half(), r"from 0 to 255; divide"),
+        (lq * 2 - 1, r"these reach from -1 to 1$"),
+        (lq * 65535, r"these reach from 0 to 6.554e\+04$"),
+        (lq.double() + 0.51, r"from 0.51 to 1.51;"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            model.upscale(wrong)
+    for value in (torch.nan, torch.inf, -torch.inf):
+        one = lq.clone()
+        one[1, 2, 3, 4] = value
+        with pytest.raises(NonFiniteError, match="the image holds values that are NaN or infinite"):
+            model.upscale(one)
+    # Overshoot of an earlier resampling is none of this.
+    assert model.upscale(lq * 2 - 0.5).shape == (2, 3, 36, 48)
 
 
 def test_load_names_what_is_wrong(tmp_path):
