@@ -48,7 +48,7 @@ class AutoUpscaler(Upscaler):
         *,
         base: str | Path | None = None,
         device: str = "cpu",
-        dtype: Precision = "float32",
+        dtype: Precision | torch.dtype = "float32",
         max_memory: str | None = None,
         sampler: Sampler | None = None,
         self_ensemble: bool = False,

@@ -46,7 +46,8 @@ class Upscaler:
         base: Name of the base, for messages.
         adapter: Name of the adapter; None for the base alone.
         device: Where it runs.
-        dtype: Precision of the forward pass; less than ``"float32"`` runs under autocast.
+        dtype: Precision of the forward pass, by name or as torch's; less than ``"float32"`` runs
+            under autocast.
         max_memory: What the network may add to the process (``"4GB"``); images that need more go
             through it in strips, with the same result. None is no limit.
         sampler: How tokens are fetched: ``"grid"``, ``"gather"``, or ``"fused"``, the compiled
@@ -71,22 +72,21 @@ class Upscaler:
         base: str,
         adapter: str | None = None,
         device: str = "cpu",
-        dtype: Precision = "float32",
+        dtype: Precision | torch.dtype = "float32",
         max_memory: str | None = None,
         sampler: Sampler | None = None,
         self_ensemble: bool = False,
     ) -> None:
-        if dtype not in get_args(Precision):
-            raise unknown_name("dtype", dtype, get_args(Precision))
-        if dtype == "float16" and not device.startswith("cuda"):
+        precision = _precision(dtype)
+        if precision == "float16" and not device.startswith("cuda"):
             raise ConfigError("float16 needs a GPU: half the operations do not exist on a CPU")
-        if max_memory is not None and dtype != "float32":
+        if max_memory is not None and precision != "float32":
             raise ConfigError("max_memory needs dtype float32: strips are exact in it alone")
         self.network = network.to(device).eval()
         self.base = base
         self.adapter = adapter
         self.device = torch.device(device)
-        self.dtype: Precision = dtype
+        self.dtype: Precision = precision
         self.max_memory = max_memory
         self.sampler = sampler
         self.self_ensemble = self_ensemble
@@ -106,8 +106,8 @@ class Upscaler:
             comes back upright.
 
         Raises:
-            ConfigError: If the image is none of these, or a tensor's values reach below -0.5 or
-                above 1.5: such are of another range, as [0, 255].
+            ConfigError: If the image is none of these or holds no pixel, or a tensor's values
+                reach below -0.5 or above 1.5: such are of another range, as [0, 255].
             NonFiniteError: If a tensor holds, or the network gives, NaN or infinite values.
         """
         if isinstance(image, Tensor):
@@ -172,6 +172,8 @@ class Upscaler:
                 f"a tensor must be floating-point (B, 3, H, W) or (3, H, W) in [0, 1], got "
                 f"{lq.dtype} {tuple(lq.shape)}"
             )
+        if not lq.numel():
+            raise ConfigError(f"a tensor of shape {tuple(lq.shape)} holds no pixel")
         image = lq.float()
         _check_values(image)
         sr = self._forward(image if lq.dim() == 4 else image[None])
@@ -193,6 +195,8 @@ class Upscaler:
             raise ConfigError(
                 f"an image of mode '{image.mode}' has to be converted to L, LA, RGB or RGBA first"
             )
+        if 0 in image.size:
+            raise ConfigError(f"an image of {image.width} x {image.height} pixels holds none")
         sr = self.upscale_picture(from_pillow(ImageOps.exif_transpose(image)))
         colour = sr.colour
         if sr.alpha is not None:
@@ -206,7 +210,7 @@ def load(
     *,
     base: str | Path | None = None,
     device: str = "cpu",
-    dtype: Precision = "float32",
+    dtype: Precision | torch.dtype = "float32",
     max_memory: str | None = None,
     sampler: Sampler | None = None,
     self_ensemble: bool = False,
@@ -222,7 +226,7 @@ def load(
     subfolder: str | None = None,
     revision: str | None = None,
     device: str = "cpu",
-    dtype: Precision = "float32",
+    dtype: Precision | torch.dtype = "float32",
     max_memory: str | None = None,
     sampler: Sampler | None = None,
     self_ensemble: bool = False,
@@ -237,7 +241,7 @@ def load(
     subfolder: str | None = None,
     revision: str | None = None,
     device: str = "cpu",
-    dtype: Precision = "float32",
+    dtype: Precision | torch.dtype = "float32",
     max_memory: str | None = None,
     sampler: Sampler | None = None,
     self_ensemble: bool = False,
@@ -323,7 +327,7 @@ def interpolate(
     extrapolate: bool = False,
     base: str | Path | None = None,
     device: str = "cpu",
-    dtype: Precision = "float32",
+    dtype: Precision | torch.dtype = "float32",
     max_memory: str | None = None,
     sampler: Sampler | None = None,
     self_ensemble: bool = False,
@@ -392,6 +396,14 @@ def interpolate(
 def _base_of(network: UCIP | PeftModel) -> UCIP:
     """The base inside an adapted network; its ``upscale`` runs with the active adapter."""
     return cast("UCIP", network.get_base_model()) if isinstance(network, PeftModel) else network
+
+
+def _precision(dtype: object) -> Precision:
+    """The name of a precision, which may be given as torch's own."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in get_args(Precision):
+        raise unknown_name("dtype", name, get_args(Precision))
+    return cast("Precision", name)
 
 
 def _check_values(lq: Tensor) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 import ucip_adapt
 from ucip_adapt.cli import main
 from ucip_adapt.detection import detect_codec
-from ucip_adapt.errors import ConfigError, NonFiniteError, UcipError
+from ucip_adapt.errors import ConfigError, NonFiniteError, UcipError, UnknownNameError
 from ucip_adapt.imaging import Picture, read_picture
 from ucip_adapt.imaging.enlarge import enlarge_picture
 from ucip_adapt.models import UCIP, UCIPConfig, bicubic_x4, plan_large
@@ -296,6 +296,38 @@ def test_tensors_of_another_range_are_refused(nano, options):
             model.upscale(one)
     # Overshoot of an earlier resampling is none of this.
     assert model.upscale(lq * 2 - 0.5).shape == (2, 3, 36, 48)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"max_memory": "1GB"}, {"self_ensemble": True}, {"adapter": "auto"}],
+    ids=str,
+)
+def test_images_without_a_pixel_are_refused(nano, options):
+    model = ucip_adapt.load(base=nano, **options)
+    for shape in ((0, 3, 40, 30), (0, 3, 4, 4), (1, 3, 0, 5), (3, 40, 0)):
+        with pytest.raises(ConfigError, match=re.escape(f"of shape {shape} holds no pixel")):
+            model.upscale(torch.rand(shape))
+    with pytest.raises(ConfigError, match="an image of 0 x 5 pixels holds none"):
+        model.upscale(Image.new("RGB", (0, 5)))
+    with pytest.raises(ConfigError, match=r"got \(0, 5, 3\)"):
+        model.upscale(np.zeros((0, 5, 3), np.uint8))
+
+
+def test_precision_is_named_or_torchs_own(nano):
+    lq = torch.rand(1, 3, 9, 12)
+    by_name = ucip_adapt.load(base=nano, dtype="bfloat16")
+    for adapter in (None, "auto"):
+        model = ucip_adapt.load(adapter, base=nano, dtype=torch.bfloat16)
+        assert model.dtype == "bfloat16"
+        assert torch.equal(model.upscale(lq), by_name.upscale(lq))
+        assert ucip_adapt.load(adapter, base=nano, dtype=torch.float32).dtype == "float32"
+        with pytest.raises(ConfigError, match="float16 needs a GPU"):
+            ucip_adapt.load(adapter, base=nano, dtype=torch.float16)
+        for wrong, told in ((torch.int8, "int8"), ("bf16", "bf16"), (None, "None"), (16, "16")):
+            with pytest.raises(UnknownNameError, match=f"unknown dtype '{told}'.*bfloat16, float"):
+                ucip_adapt.load(adapter, base=nano, dtype=wrong)
+    assert ucip_adapt.interpolate("webp", "webp", 0.5, dtype=torch.bfloat16).dtype == "bfloat16"
 
 
 def test_load_names_what_is_wrong(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import Tensor
@@ -89,6 +91,19 @@ def test_refuses_a_single_pixel_and_other_shapes(lively):
     for shape in ((3, 8, 8), (1, 1, 8, 8), (1, 4, 8, 8)):
         with pytest.raises(ValueError, match=r"lq must have shape \(B, 3, H, W\)"):
             model(torch.rand(shape))
+
+
+@pytest.mark.parametrize("window", ["config", None, 8])
+def test_upscale_refuses_other_shapes_and_no_pixels(lively, window):
+    model = lively("nano", window=16)
+    for shape in ((3, 40, 30), (40, 30), (5,), (), (1, 1, 40, 30), (1, 4, 8, 8), (1, 1, 3, 9, 9)):
+        # The shape that was given, not that of a padded image or of a batch of windows.
+        told = re.escape(f"lq must have shape (B, 3, H, W), got {shape}")
+        with pytest.raises(ValueError, match=f"^{told}$"):
+            model.upscale(torch.rand(shape), window=window)
+    for shape in ((0, 3, 40, 30), (0, 3, 4, 4), (1, 3, 0, 5), (1, 3, 40, 0), (0, 3, 0, 0)):
+        with pytest.raises(ValueError, match=re.escape(f"lq of shape {shape} holds no pixel")):
+            model.upscale(torch.rand(shape), window=window)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 20), (5, 3), (7, 9), (8, 8), (9, 12)])

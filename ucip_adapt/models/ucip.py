@@ -157,8 +157,7 @@ class UCIP(
             ValueError: If the input is not ``(B, 3, H, W)``, or is a single pixel.
             ConfigError: If the weights were cast to less than 32 bits.
         """
-        if lq.dim() != 4 or lq.shape[1] != 3:
-            raise ValueError(f"lq must have shape (B, 3, H, W), got {tuple(lq.shape)}")
+        _check_shape(lq)
         if lq.shape[2] * lq.shape[3] <= 1:
             raise ValueError(
                 f"lq is {lq.shape[2]} x {lq.shape[3]} pixels: a single pixel has no statistics to "
@@ -207,8 +206,12 @@ class UCIP(
             Images, shape ``(B, 3, 4H, 4W)``, clipped to [0, 1].
 
         Raises:
-            ValueError: If ``lq`` is not ``(B, 3, H, W)``, or ``window`` is none of the three.
+            ValueError: If ``lq`` is not ``(B, 3, H, W)`` or holds no pixel, or ``window`` is none
+                of the three.
         """
+        _check_shape(lq)
+        if not lq.numel():
+            raise ValueError(f"lq of shape {tuple(lq.shape)} holds no pixel")
         height, width = lq.shape[-2:]
         padding = (0, max(_SMALLEST_SIDE - width, 0), 0, max(_SMALLEST_SIDE - height, 0))
         # Only sides under 8 pixels are padded: padding changes the global statistics.
@@ -314,3 +317,8 @@ class UCIP(
         load_weights(model, folder / "model.safetensors")
         model.name_or_path = str(pretrained_model_name_or_path)
         return model.eval()
+
+
+def _check_shape(lq: Tensor) -> None:
+    if lq.dim() != 4 or lq.shape[1] != 3:
+        raise ValueError(f"lq must have shape (B, 3, H, W), got {tuple(lq.shape)}")
