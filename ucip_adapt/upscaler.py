@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args, overload
@@ -17,6 +19,7 @@ from torch import Tensor
 from ucip_adapt.errors import ConfigError, NonFiniteError, unknown_name
 from ucip_adapt.hub.library import locate_adapter
 from ucip_adapt.imaging.enlarge import check_finite_image, enlarge_picture
+from ucip_adapt.imaging.exif import kept
 from ucip_adapt.imaging.picture import Picture
 from ucip_adapt.imaging.read import from_pillow, read_picture
 from ucip_adapt.models import UCIP, self_ensemble, upscale_large
@@ -102,12 +105,13 @@ class Upscaler:
                 ``(B, 3, H, W)`` or ``(3, H, W)`` in [0, 1].
 
         Returns:
-            The same kind, four times as high and wide; a PIL image that has an EXIF orientation
-            comes back upright.
+            The same kind, four times as high and wide. A PIL image that has an EXIF orientation
+            comes back upright; its ``info`` holds the colour profile and the other EXIF data.
 
         Raises:
-            ConfigError: If the image is none of these or holds no pixel, or a tensor's values
-                reach below -0.5 or above 1.5: such are of another range, as [0, 255].
+            ConfigError: If the image is none of these, holds no pixel, or is 16-bit grey with a
+                level that is transparent; or if a tensor's values reach below -0.5 or above 1.5:
+                such are of another range, as [0, 255].
             NonFiniteError: If a tensor holds, or the network gives, NaN or infinite values.
         """
         if isinstance(image, Tensor):
@@ -197,11 +201,20 @@ class Upscaler:
             )
         if 0 in image.size:
             raise ConfigError(f"an image of {image.width} x {image.height} pixels holds none")
-        sr = self.upscale_picture(from_pillow(ImageOps.exif_transpose(image)))
+        picture = from_pillow(ImageOps.exif_transpose(image))
+        if picture.depth == 16 and picture.alpha is not None:
+            raise ConfigError(
+                "Pillow has no 16-bit grey with alpha, which a transparent level becomes: take out "
+                "image.info['transparency'], or give the file to upscale_file"
+            )
+        sr = self.upscale_picture(dataclasses.replace(picture, exif=_exif_of(image)))
         colour = sr.colour
         if sr.alpha is not None:
             colour = np.concatenate([colour, sr.alpha[..., None]], axis=2)
-        return Image.fromarray(colour[..., 0] if colour.shape[2] == 1 else colour)
+        result = Image.fromarray(colour[..., 0] if colour.shape[2] == 1 else colour)
+        carried = {"icc_profile": sr.icc_profile, "exif": sr.exif}
+        result.info.update({name: value for name, value in carried.items() if value is not None})
+        return result
 
 
 @overload
@@ -396,6 +409,21 @@ def interpolate(
 def _base_of(network: UCIP | PeftModel) -> UCIP:
     """The base inside an adapted network; its ``upscale`` runs with the active adapter."""
     return cast("UCIP", network.get_base_model()) if isinstance(network, PeftModel) else network
+
+
+def _exif_of(image: Image.Image) -> bytes | None:
+    """EXIF data of an image that is made upright, as :func:`read_picture` passes them on."""
+    try:
+        exif = image.getexif()
+        if (of_tiff := image.format == "TIFF") or not len(exif):
+            return kept(exif, of_tiff=of_tiff)
+        # The caller's own object keeps its orientation.
+        own = Image.Exif()
+        own.load(exif.tobytes())
+        return kept(own, of_tiff=False)
+    except Exception as error:  # values of wrong types raise nearly anything
+        warnings.warn(f"EXIF data that cannot be written are left out: {error}", stacklevel=4)
+        return None
 
 
 def _precision(dtype: object) -> Precision:

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms
 
 from ucip_adapt.cli import main
 from ucip_adapt.errors import ConfigError, NonFiniteError
@@ -189,6 +189,92 @@ def test_a_pil_picture_keeps_its_transparent_colour(nano):
     alpha = np.array(model.upscale(image))[..., 3]
     assert (alpha[:, :6] == 255).all()
     assert (alpha[:, -6:] == 0).all()
+
+
+def photo(file_format, mode, orientation):
+    """A small photo with a profile, a place, and a camera's data."""
+    pixels = np.random.default_rng(3).integers(0, 255, (10, 6, 3), np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "maker"
+    exif[ExifTags.IFD.Exif] = {36867: "2020:01:02 03:04:05", 33434: (1, 100)}
+    exif[ExifTags.IFD.GPSInfo] = {1: "N", 2: (1.0, 2.0, 3.0)}
+    if orientation is not None:
+        exif[ExifTags.Base.Orientation] = orientation
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    if mode[0] == "L":  # of a grey one only the name of its channels matters here
+        profile = profile[:16] + b"GRAY" + profile[20:]
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels).convert(mode)
+    image.save(buffer, file_format, exif=exif.tobytes(), icc_profile=profile)
+    return buffer.getvalue(), profile
+
+
+@pytest.mark.parametrize("adapter", [None, "auto"])
+@pytest.mark.parametrize("orientation", [None, 1, 6])
+@pytest.mark.parametrize(
+    ("file_format", "mode"),
+    [
+        ("JPEG", "RGB"),
+        ("JPEG", "L"),
+        ("PNG", "RGBA"),
+        ("PNG", "LA"),
+        ("WEBP", "RGB"),
+        ("TIFF", "RGB"),
+    ],
+)
+def test_a_pil_picture_keeps_what_its_file_would(
+    nano, tmp_path, file_format, mode, orientation, adapter
+):
+    """The command's own way of a file, and Pillow's own reading of both, are the measure."""
+    data, profile = photo(file_format, mode, orientation)
+    (tmp_path / "photo").write_bytes(data)
+    model = load(adapter, base=nano[1])
+    wanted = model.upscale_file(data)
+    with Image.open(tmp_path / "photo") as image:
+        before = dict(image.getexif())
+        results = [model.upscale(image), model.upscale(image)]
+        # Pillow itself takes the orientation out of a TIFF that it loads.
+        assert file_format == "TIFF" or dict(image.getexif()) == before
+    for result in results:
+        assert result.size == ((40, 24) if orientation == 6 else (24, 40))
+        assert (result.mode, result.info["icc_profile"]) == (mode, profile)
+        assert result.info["icc_profile"] == wanted.icc_profile
+        assert result.info["exif"] == wanted.exif
+        exif = result.getexif()
+        assert ExifTags.Base.Orientation not in exif
+        assert exif[ExifTags.Base.Make] == "maker"
+        assert exif.get_ifd(ExifTags.IFD.Exif)[36867] == "2020:01:02 03:04:05"
+        assert exif.get_ifd(ExifTags.IFD.GPSInfo)[1] == "N"
+        # And so does a file of it.
+        result.save(tmp_path / "large.png", exif=result.info["exif"])
+        with Image.open(tmp_path / "large.png") as large:
+            assert large.info["icc_profile"] == profile
+            assert large.getexif()[ExifTags.Base.Make] == "maker"
+
+
+def test_a_pil_picture_without_metadata_gets_none(nano):
+    result = load(base=nano[1]).upscale(Image.new("RGB", (6, 5)))
+    assert not result.info
+
+
+def test_exif_data_that_cannot_be_written_are_left_out_and_said(nano):
+    image = Image.new("RGB", (6, 5))
+    image.getexif()[ExifTags.Base.XResolution] = "seventy-two"  # a ratio in every standard
+    with pytest.warns(UserWarning, match="EXIF data that cannot be written are left out"):
+        result = load(base=nano[1]).upscale(image)
+    assert (result.size, result.info) == ((24, 20), {})
+
+
+def test_a_transparent_level_of_16_bit_grey_is_refused_where_pillow_has_no_kind_for_it(nano):
+    model = load(base=nano[1])
+    image = Image.fromarray(np.arange(48, dtype=np.uint16).reshape(6, 8) * 1000)
+    assert (image.mode, model.upscale(image).mode) == ("I;16", "I;16")
+    image.info["transparency"] = 5000
+    with pytest.raises(ConfigError, match=r"no 16-bit grey with alpha.*upscale_file"):
+        model.upscale(image)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=5000)
+    assert model.upscale_file(buffer.getvalue()).mode == "LA;16"
 
 
 def test_a_network_that_overflows_is_an_error_for_tensors_too(nano):
