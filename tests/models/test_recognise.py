@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ucip_adapt.assets import shipped_bases
 from ucip_adapt.errors import BaseFormatError, ConfigError
 from ucip_adapt.models import PRESETS, UCIP, UCIPConfig, to_authors_state_dict
+from ucip_adapt.models.pretrained import locate_base
 from ucip_adapt.models.recognise import (
     CONFIG_TENSOR,
     from_state_dict,
@@ -87,6 +92,91 @@ def test_the_fingerprint_of_a_base_tells_what_no_tensor_tells(
         assert torch.equal(loaded(lq), model(lq))
 
 
+UNKNOWN = "nothing tells the window that the network was measured in"
+
+
+@pytest.mark.parametrize("name", shipped_bases())
+def test_a_shipped_file_gives_the_bases_own_window(name: str) -> None:
+    base, lq = UCIP.from_pretrained(name), torch.rand(1, 3, 50, 20)
+    folder = locate_base(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = load_single_file(folder / "model.safetensors")
+    # Written down here: all of these were measured in windows of 48 pixels.
+    assert loaded.config.window == 48
+    assert loaded.config == base.config
+    assert torch.equal(loaded.upscale(lq), base.upscale(lq))
+
+
+@pytest.mark.parametrize("window", [None, 12])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_the_config_beside_a_file_counts_if_it_is_its_own(
+    window: int | None, recorded: bool, tmp_path: Path
+) -> None:
+    model = make(window=window, window_stride=window and 7, num_blocks=2)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    if not recorded:  # as other programs write it
+        save_file(load_file(path), path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_single_file(path).config == model.config
+        # What is given counts more.
+        assert load_single_file(path, window=20).config.window == 20
+        assert load_single_file(path, window="whole").config.window is None
+        assert load_single_file(path, global_skip="none").config.global_skip == "none"
+    moved = tmp_path / "moved.safetensors"
+    shutil.copy(path, moved)
+    if recorded:
+        assert load_single_file(moved).config == model.config
+    else:  # it may lie beside the configuration of another
+        with pytest.warns(UserWarning, match=UNKNOWN):
+            assert load_single_file(moved, global_skip="bicubic").config.window is None
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        None,
+        '{"model_type": "llama"}',
+        "<html>",
+        json.dumps(UCIPConfig.preset("tiny", window=48).to_dict()),
+        json.dumps(UCIPConfig.preset("nano", window=48, prompt="none").to_dict()),
+        json.dumps(UCIPConfig.preset("nano").to_dict() | {"window": "wide"}),
+    ],
+)
+def test_a_config_of_another_network_is_none(beside: str | None, tmp_path: Path) -> None:
+    model = make(window=12)
+    model.save_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    if beside is not None:
+        (tmp_path / "config.json").write_text(beside)
+    path = tmp_path / "model.safetensors"
+    with pytest.warns(
+        UserWarning, match=rf"{UNKNOWN}.*does not lie beside .*model\.safe"
+    ) as caught:
+        loaded = load_single_file(path)
+    assert caught[0].filename == __file__
+    assert loaded.config.replace(last_conv_scale=0.01) == model.config.replace(window=None)
+    told = load_single_file(path, window=12)
+    lq = torch.rand(1, 3, 30, 15)
+    assert torch.equal(told.upscale(lq), model.upscale(lq))
+
+
+def test_bare_tensors_say_that_the_window_is_not_known() -> None:
+    model, lq = make(window=12), torch.rand(1, 3, 30, 15)
+    with pytest.warns(UserWarning, match=rf"{UNKNOWN}.*Give window=48, .*'whole'") as caught:
+        assert from_state_dict(model.state_dict()).config.window is None
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        told = from_state_dict(model.state_dict(), window=12)
+        assert from_state_dict(model.state_dict(), window="whole").config.window is None
+    assert torch.equal(told.upscale(lq), model.upscale(lq))
+    with pytest.raises(ConfigError, match="window=3: window must be None or at least 8"):
+        from_state_dict(model.state_dict(), window=3)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_values_stored_in_half_precision(dtype: torch.dtype, tmp_path: Path) -> None:
     model = make()
@@ -99,20 +189,19 @@ def test_values_stored_in_half_precision(dtype: torch.dtype, tmp_path: Path) -> 
 
 
 def test_trained_prompts_are_on_and_untrained_ones_have_to_be_told() -> None:
-    assert from_state_dict(make().state_dict()).config.prompt == "dynamic"
+    assert from_state_dict(make().state_dict(), window="whole").config.prompt == "dynamic"
     tensors = make(prompt="none").state_dict()
     with pytest.raises(ConfigError, match=r"give prompt='none' for a prompt-free network"):
         from_state_dict(tensors)
-    assert from_state_dict(tensors, prompt="none").config == make(prompt="none").config.replace(
-        last_conv_scale=1.0
-    )
+    loaded = from_state_dict(tensors, prompt="none", window="whole")
+    assert loaded.config == make(prompt="none").config.replace(last_conv_scale=1.0)
 
 
 def test_sizes_of_no_preset_need_the_skip() -> None:
     model = make(num_blocks=2)
     with pytest.raises(ConfigError, match=r"num_blocks=2.*give global_skip='bicubic' or"):
         from_state_dict(model.state_dict())
-    loaded = from_state_dict(model.state_dict(), global_skip="bicubic")
+    loaded = from_state_dict(model.state_dict(), global_skip="bicubic", window="whole")
     lq = torch.rand(1, 3, 9, 13)
     with torch.no_grad():
         assert torch.equal(loaded(lq), model(lq))

@@ -1,10 +1,12 @@
 """A network from its tensors alone: the architecture is read off their names and shapes.
 
-Two things have no tensor of their own: whether prompts of the dynamic kind are switched on, and
-the global skip. They are known where the file says so. A single file written by
-:func:`save_single_file` carries its whole configuration as one more tensor, ``ucip.config``,
-because most programs hand on tensors and drop a file's metadata; a base's ``model.safetensors``
-has its fingerprint in the metadata, and only one of the few candidates has that fingerprint.
+Three things have no tensor of their own: whether prompts of the dynamic kind are switched on, the
+global skip, and the window that images are cut into. They are known where the file says so. A
+single file written by :func:`save_single_file` carries its whole configuration as one more tensor,
+``ucip.config``, because most programs hand on tensors and drop a file's metadata. A base's
+``model.safetensors`` has a ``config.json`` beside it, and its fingerprint in the metadata: of a
+file that was moved away, only one of the few candidates has that fingerprint, but no fingerprint
+tells the window.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ import itertools
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -61,6 +64,7 @@ def from_state_dict(
     prompt: PromptDesign | None = None,
     global_skip: GlobalSkip | None = None,
     fingerprint: str | None = None,
+    window: int | Literal["whole"] | None = None,
 ) -> UCIP:
     """Build the network that tensors belong to; see :func:`read_architecture`.
 
@@ -70,10 +74,12 @@ def from_state_dict(
         prompt: Prompt design, where tensors do not tell.
         global_skip: Global skip, where tensors do not tell.
         fingerprint: Of the base, if known.
+        window: Side of the windows that :meth:`UCIP.upscale` cuts images into, or ``"whole"`` for
+            none, where tensors do not tell: they do by ``ucip.config`` only.
 
     Returns:
-        The network in float32, in evaluation mode. Its ``config.window`` is known from
-        ``ucip.config`` only, None otherwise.
+        The network in float32, in evaluation mode. Where nothing tells the window, images are taken
+        whole, and a warning says so: a base that was measured in windows scores less then.
 
     Raises:
         BaseFormatError: If the tensors are not those of a UCIP network: of another architecture,
@@ -82,12 +88,33 @@ def from_state_dict(
 
     Example:
         >>> base = UCIP.from_pretrained("ucip-tiny")
-        >>> from_state_dict(base.state_dict()).config.embed_dim
+        >>> from_state_dict(base.state_dict(), window=48).config.embed_dim
         48
     """
     config = read_architecture(
         state_dict, prompt=prompt, global_skip=global_skip, fingerprint=fingerprint
     )
+    model = _build(_in_windows(config, window), state_dict)
+    if window is None and CONFIG_TENSOR not in state_dict:
+        _warn_of_window("")
+    return model
+
+
+def _warn_of_window(more: str) -> None:
+    warnings.warn(
+        "nothing tells the window that the network was measured in: it takes images whole, which "
+        f"may score less. {more}Give window=48, or whatever side it was, or window='whole'",
+        stacklevel=3,
+    )
+
+
+def _in_windows(config: UCIPConfig, window: int | Literal["whole"] | None) -> UCIPConfig:
+    if window is None:
+        return config
+    return config.replace(window=None if window == "whole" else window, window_stride=None)
+
+
+def _build(config: UCIPConfig, state_dict: Mapping[str, Tensor]) -> UCIP:
     with torch.random.fork_rng(devices=[]):  # its initial weights are nobody's business
         model = UCIP(config)
     tensors = _weights(state_dict)
@@ -276,16 +303,20 @@ def load_single_file(
     *,
     prompt: PromptDesign | None = None,
     global_skip: GlobalSkip | None = None,
+    window: int | Literal["whole"] | None = None,
 ) -> UCIP:
-    """Load a network from one safetensors file, without a folder or a ``config.json``.
+    """Load a network from one safetensors file.
 
     Args:
-        path: What :func:`save_single_file` wrote, or a base's ``model.safetensors``.
+        path: What :func:`save_single_file` wrote, or a base's ``model.safetensors``; of the latter
+            a ``config.json`` beside it is read too, if it is there and is the file's own.
         prompt: See :func:`from_state_dict`.
         global_skip: See :func:`from_state_dict`.
+        window: See :func:`from_state_dict`.
 
     Returns:
-        The network in float32, in evaluation mode.
+        The network in float32, in evaluation mode. Of a base's file without its ``config.json``
+        nothing tells the window; see :func:`from_state_dict`.
 
     Raises:
         BaseFormatError: If the file cannot be read, is of another architecture, or its values are
@@ -295,25 +326,53 @@ def load_single_file(
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     UCIP(UCIPConfig.preset("nano", prompt="none")).save_pretrained(folder)
-        ...     load_single_file(Path(folder, "model.safetensors")).config.prompt
-        'none'
+        ...     UCIP(UCIPConfig.preset("nano", prompt="none", window=32)).save_pretrained(folder)
+        ...     config = load_single_file(Path(folder, "model.safetensors")).config
+        >>> config.prompt, config.window
+        ('none', 32)
     """
     tensors, metadata = read_safetensors(Path(path))
     recorded = metadata.get("fingerprint")
+    told = {"prompt": prompt, "global_skip": global_skip}
+    given = {key: value for key, value in told.items() if value is not None}
+    config = None if CONFIG_TENSOR in tensors else _config_beside(Path(path), tensors, recorded)
+    known = config is not None or CONFIG_TENSOR in tensors or window is not None
     try:
-        model = from_state_dict(
-            tensors, prompt=prompt, global_skip=global_skip, fingerprint=recorded
-        )
+        if config is None:
+            config = read_architecture(
+                tensors, prompt=prompt, global_skip=global_skip, fingerprint=recorded
+            )
+        else:
+            config = config.replace(**given)
+        model = _build(_in_windows(config, window), tensors)
     except (BaseFormatError, ConfigError) as error:
         raise type(error)(f"{path}: {error}") from error
-    overridden = prompt is not None or global_skip is not None
-    if recorded is not None and not overridden and recorded != model.fingerprint:
+    if recorded is not None and not given and recorded != model.fingerprint:
         raise BaseFormatError(
             f"{path} was altered: it says fingerprint {recorded[:12]}, its values have "
             f"{model.fingerprint[:12]}"
         )
+    if not known:
+        _warn_of_window(f"Its config.json does not lie beside {path}. ")
     return model
+
+
+def _config_beside(
+    path: Path, tensors: Mapping[str, Tensor], recorded: str | None
+) -> UCIPConfig | None:
+    """The configuration in a base's folder, if it is that of these tensors."""
+    beside = path.with_name("config.json")
+    # Many programs keep a config.json, and a folder may hold the files of several networks.
+    if not beside.is_file() or (recorded is None and path.name != "model.safetensors"):
+        return None
+    try:
+        config = UCIPConfig.from_file(beside)
+        if recorded is not None:
+            return config if fingerprint_of(tensors, config) == recorded else None
+        _build(config, tensors)
+    except (BaseFormatError, ConfigError):
+        return None
+    return config
 
 
 def save_single_file(
