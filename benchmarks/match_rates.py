@@ -19,6 +19,7 @@ from statistics import fmean
 import numpy as np
 
 from ucip_adapt.codecs import Codec
+from ucip_adapt.codecs.base import code_image
 from ucip_adapt.data import load_eval_set
 from ucip_adapt.data.benchmarks import data_root
 from ucip_adapt.data.degrade import require_codec
@@ -39,7 +40,7 @@ def measurer(codec: Codec, images: list[np.ndarray]) -> Callable[[int], tuple[fl
 
     @functools.cache
     def measure(quality: int) -> tuple[float, float]:
-        coded = [codec.roundtrip(image, quality) for image in images]
+        coded = [code_image(codec, image, quality, name="") for image in images]
         psnr = fmean(psnr_db(one.pixels, image) for one, image in zip(coded, images, strict=True))
         return fmean(one.bpp for one in coded), psnr
 

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from ucip_adapt.assets import image_folder
 from ucip_adapt.codecs import get_codec
+from ucip_adapt.codecs.base import code_image
 from ucip_adapt.codecs.pillow import PillowCodec
 from ucip_adapt.config import option, run_recipe
 from ucip_adapt.data import ArrayCache, Setting, bicubic_down4, default_cache_dir, list_images
@@ -129,7 +130,7 @@ def measure(path: Path, seed: int, cache: ArrayCache) -> dict[str, NDArray[Any]]
             quality = int(random.choice(qualities))
             if codec in {"hevc-x265", "tiny-elic"}:  # slow; HEIC stands for the first
                 continue
-            pixels = get_codec(codec).roundtrip(detail, quality).pixels
+            pixels = code_image(get_codec(codec), detail, quality, name="").pixels
             found.append((look(pixels, random), output, level_of(name, codec, quality)))
     for pixels, name in changed(reduced, random):
         found.append((look(pixels, random), NAMES.index(name), np.nan))
@@ -153,15 +154,17 @@ def changed(
             yield other.roundtrip(image, int(random.choice(CODECS[name][name]))).pixels, name
     for name in ("jpeg", "webp"):
         quality = int(random.choice(CODECS[name][name]))
-        yield sharpened(get_codec(name).roundtrip(image, quality).pixels), name
+        yield sharpened(code_image(get_codec(name), image, quality, name="").pixels), name
     yield sharpened(image), "none"
     yield resized(image, random), "none"
     for name in random.permutation([name for name in RESIZED if name in NAMES])[:3].tolist():
         quality = int(random.choice(CODECS[name][name]))
-        yield resized(get_codec(name).roundtrip(image, quality).pixels, random), "none"
+        pixels = code_image(get_codec(name), image, quality, name="").pixels
+        yield resized(pixels, random), "none"
     for name in STRANGERS:
         codec = get_codec(name)
-        yield codec.roundtrip(image, int(random.choice(codec.spec.qualities))).pixels, "none"
+        quality = int(random.choice(codec.spec.qualities))
+        yield code_image(codec, image, quality, name="").pixels, "none"
 
 
 def sharpened(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -57,11 +57,14 @@ def noise(coded: Degraded, _quality: int) -> Degraded:
 FAULTS = {
     "size": (
         lambda coded, _: dataclasses.replace(coded, pixels=coded.pixels[1:]),
-        r"uint8 of shape (143, 144, 3) came back at quality 10, not uint8 of shape (144, 144, 3)",
+        (
+            "webp: uint8 of shape (143, 144, 3) came back at quality 10, "
+            "not uint8 of shape (144, 144, 3)"
+        ),
     ),
     "type": (
         lambda coded, _: dataclasses.replace(coded, pixels=coded.pixels / 255),
-        "float64 of shape (144, 144, 3) came back",
+        "webp: float64 of shape (144, 144, 3) came back",
     ),
     "rate": (
         lambda coded, quality: dataclasses.replace(coded, num_bytes=1000 if quality > 20 else 900),

@@ -256,14 +256,18 @@ def check_image_names(codec: Codec, names: Iterable[str]) -> None:
 def code_image(codec: Codec, rgb: NDArray[np.uint8], quality: int, *, name: str) -> Degraded:
     """Encode and decode an image, or look the result up for codecs that go by names.
 
+    Everything that is measured, trained on or cached is coded here, and not by the codec's own
+    ``roundtrip``: the codec may be anybody's.
+
     Args:
-        codec: The codec.
+        codec: The codec. It gets a copy of the image, and may work in place.
         rgb: The image, ``H x W x 3`` uint8.
         quality: Value of the codec's own knob.
-        name: File name of the image, without suffix.
+        name: File name of the image, without suffix; empty where it has none.
 
     Raises:
-        CodecError: If the codec is not available, or the image cannot be coded or found.
+        CodecError: If the codec is not available, or the image cannot be coded or found, or what
+            comes back is not a picture of the same size.
         ConfigError: If the quality is out of range.
 
     Example:
@@ -272,9 +276,36 @@ def code_image(codec: Codec, rgb: NDArray[np.uint8], quality: int, *, name: str)
         >>> code_image(get_codec("webp"), np.zeros((8, 8, 3), np.uint8), 10, name="black").bpp > 0
         True
     """
-    if isinstance(codec, NamedCodec):
-        return codec.lookup(name, rgb, quality)
-    return codec.roundtrip(rgb, quality)
+    # The caller codes the same array again, at other qualities and by other codecs: one that works
+    # in place would change what they get. The copy takes less than any encoder.
+    own = rgb.copy()
+    if name and isinstance(codec, NamedCodec):
+        coded = codec.lookup(name, own, quality)
+    else:
+        coded = codec.roundtrip(own, quality)
+    _check_coded(coded, rgb, codec.spec, quality)
+    return coded
+
+
+def _check_coded(coded: object, rgb: NDArray[np.uint8], spec: CodecSpec, quality: int) -> None:
+    """Refuse what is not a picture of the size of the one that was coded.
+
+    Raises:
+        CodecError: With the codec's name, and what came back.
+    """
+    if not isinstance(coded, Degraded):
+        raise CodecError(
+            f"{spec.name} gave a {type(coded).__name__} at {spec.parameter} {quality}, "
+            "not a Degraded(pixels=..., num_bytes=...)"
+        )
+    pixels: object = coded.pixels
+    dtype, shape = getattr(pixels, "dtype", None), getattr(pixels, "shape", None)
+    if dtype != "uint8" or shape != rgb.shape:
+        found = f"a {type(pixels).__name__}" if dtype is None else f"{dtype} of shape {shape}"
+        raise CodecError(
+            f"{spec.name}: {found} came back at {spec.parameter} {quality}, not uint8 of shape "
+            f"{rgb.shape}"
+        )
 
 
 def check_rgb(rgb: NDArray[np.uint8], codec: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ucip_adapt.assets import image_folder
-from ucip_adapt.codecs.base import Codec
+from ucip_adapt.codecs.base import Codec, code_image
 from ucip_adapt.errors import CodecError, ConfigError
 
 if TYPE_CHECKING:
@@ -115,12 +115,7 @@ def _measure(codec: Codec, quality: int) -> Point:
     import numpy as np
 
     sample = sample_image()
-    coded = codec.roundtrip(sample, quality)
-    if coded.pixels.shape != sample.shape or coded.pixels.dtype != np.uint8:
-        raise CodecError(
-            f"{coded.pixels.dtype} of shape {coded.pixels.shape} came back at "
-            f"{codec.spec.parameter} {quality}, not uint8 of shape {sample.shape}"
-        )
+    coded = code_image(codec, sample, quality, name="")
     error = float(np.mean((coded.pixels.astype(np.float64) - sample) ** 2))
     psnr_db = 10 * math.log10(255**2 / error) if error else math.inf
     return Point(quality, coded.bpp, psnr_db, coded.seconds)
@@ -130,7 +125,9 @@ def _first_problem(codec: Codec, points: Sequence[Point]) -> str:
     import numpy as np
 
     knob = codec.spec.parameter
-    first, second = (codec.roundtrip(sample_image(), points[0].quality) for _ in range(2))
+    first, second = (
+        code_image(codec, sample_image(), points[0].quality, name="") for _ in range(2)
+    )
     if first.num_bytes != second.num_bytes or not np.array_equal(first.pixels, second.pixels):
         return f"{knob} {points[0].quality} gives another result each time"
     for low, high in itertools.pairwise(points):

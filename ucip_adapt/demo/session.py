@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ucip_adapt.assets import image_folder, shipped_adapters
 from ucip_adapt.codecs import CodecSpec, all_codecs
-from ucip_adapt.codecs.base import NamedCodec
+from ucip_adapt.codecs.base import NamedCodec, code_image
 from ucip_adapt.data.bicubic import bicubic_down4, bicubic_up4, modcrop
 from ucip_adapt.detection import Choice, Detection, choose_adapter, detect_picture
 from ucip_adapt.errors import ConfigError, DataError, unknown_name
@@ -276,7 +276,7 @@ class Session:
             )
         truth, notes = _rgb8(picture)
         truth = modcrop(truth)
-        coded = codec.roundtrip(bicubic_down4(truth), wish.quality)
+        coded = code_image(codec, bicubic_down4(truth), wish.quality, name="")
         how = f"compressed here by {name}, {codec.spec.parameter} {wish.quality}"
         return _Source(
             Picture(coded.pixels, notes=notes),

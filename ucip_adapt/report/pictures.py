@@ -126,6 +126,7 @@ def make_pictures(adapters: Sequence[str] = ()) -> tuple[list[Picture], list[Pro
 
 
 def _of_adapter(name: str) -> list[Picture]:
+    from ucip_adapt.codecs.base import code_image
     from ucip_adapt.data import load_eval_set
     from ucip_adapt.data.degrade import require_codec
     from ucip_adapt.hub.library import describe_adapter, locate_adapter
@@ -140,7 +141,7 @@ def _of_adapter(name: str) -> list[Picture]:
     top, left = busiest_crop(image.gt, 4 * _CROP)
     found = []
     for quality in about.qualities:
-        lq = codec.roundtrip(image.lr, quality).pixels
+        lq = code_image(codec, image.lr, quality, name=image.name).pixels
         panels = [
             lq.repeat(4, axis=0).repeat(4, axis=1),
             base.upscale(lq),

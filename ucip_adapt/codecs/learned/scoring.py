@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ucip_adapt.codecs.base import Codec
+from ucip_adapt.codecs.base import Codec, code_image
 from ucip_adapt.codecs.learned.ms_ssim import ms_ssim
 from ucip_adapt.metrics import get_protocol, score
 from ucip_adapt.metrics.functional import rgb_to_y
@@ -58,7 +58,7 @@ def score_codec(
     for quality in qualities:
         rows = []
         for image in images:
-            coded = codec.roundtrip(image, quality)
+            coded = code_image(codec, image, quality, name="")
             rgb, luma = (get_protocol(name) for name in ("rgb-c0", "y-c0"))
             similarity = ms_ssim(_levels(coded.pixels), _levels(image), data_range=255.0)
             rows.append(
