@@ -155,6 +155,19 @@ def test_deleting_the_last_adapter_and_loading_again(
     assert torch.equal(_forward(model, lq), out)
 
 
+def test_an_adapter_that_is_not_there_does_not_become_active(
+    make_base: MakeBase, make_adapter: MakeAdapter, lq: Tensor
+) -> None:
+    """A misspelt name would turn the adapter off, and the network would look untuned."""
+    model = PeftModel.from_pretrained(make_base(), str(make_adapter()), adapter_name="webp")
+    out = _forward(model, lq)
+    for names in ("wepb", ["wepb"]):
+        with pytest.raises(ConfigError, match=r"'wepb'; did you mean 'webp'\? Known: webp$"):
+            model.base_model.set_adapter(names, inference_mode=True)
+        assert model.active_adapters == ["webp"]
+        assert torch.equal(_forward(model, lq), out)
+
+
 def test_two_active_adapters_are_refused(make_base: MakeBase) -> None:
     model = add_prompt_adapter(make_base())
     model.add_adapter("second", DynamicPromptConfig())
@@ -167,7 +180,7 @@ def test_two_active_adapters_are_refused(make_base: MakeBase) -> None:
     ("names", "message"),
     [
         (["default"], "1 names for 3 images"),
-        (["default", "webb", "__base__"], "no adapter 'webb'; there are: default, __base__"),
+        (["default", "webb", "__base__"], r"unknown adapter 'webb'\. Known: __base__, default"),
     ],
 )
 def test_wrong_adapter_names(

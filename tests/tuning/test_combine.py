@@ -140,7 +140,7 @@ def test_refused_combinations(
 
 def test_unknown_and_taken_names(make_pair: Callable[..., PeftModel]) -> None:
     model = make_pair("dpm", "dpm")
-    with pytest.raises(ConfigError, match="no adapter 'third'; there are: default, second"):
+    with pytest.raises(ConfigError, match=r"unknown adapter 'third'\. Known: default, second"):
         model.add_weighted_adapter(["default", "third"], [1, 1], "mixture")
     with pytest.raises(ConfigError, match="there is an adapter 'second' already"):
         model.add_weighted_adapter(["default"], [1], "second")

@@ -12,7 +12,7 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
-from ucip_adapt.errors import AdapterValueError, ConfigError
+from ucip_adapt.errors import AdapterValueError, ConfigError, unknown_name
 from ucip_adapt.models import DPM, PTMB, UCIP
 from ucip_adapt.tuning import checks, targets
 from ucip_adapt.tuning import combine as combining
@@ -227,7 +227,8 @@ class DynamicPromptModel(BaseTuner):
             inference_mode: Leave it frozen.
 
         Raises:
-            ConfigError: If several are named: each replaces the same parameters.
+            ConfigError: If there is no such adapter, or several are named: each replaces the same
+                parameters.
         """
         names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
         if len(names) > 1:
@@ -236,6 +237,8 @@ class DynamicPromptModel(BaseTuner):
                 "combine them with add_weighted_adapter, or give each image of a batch its own "
                 "with forward(..., adapter_names=[...])"
             )
+        # PEFT would compute with the base alone, since no layer has an adapter of that name.
+        self._require_known(names)
         if self._merged():
             self.unmerge_adapter()
         super().set_adapter(names, inference_mode=inference_mode)
@@ -272,11 +275,9 @@ class DynamicPromptModel(BaseTuner):
 
     def _require_known(self, names: list[str], *, base: bool = False) -> None:
         known = [*self.peft_config, *([BASE] if base else [])]
-        unknown = sorted(set(names) - set(known))
-        if unknown:
-            raise ConfigError(
-                f"no adapter {', '.join(map(repr, unknown))}; there are: {', '.join(known)}"
-            )
+        for name in names:
+            if name not in known:
+                raise unknown_name("adapter", name, known)
 
     @contextmanager
     def _enable_peft_forward_hooks(
