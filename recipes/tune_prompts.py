@@ -53,7 +53,7 @@ from ucip_adapt.tuning import (
     protocol_for,
     trainable_parameters,
 )
-from ucip_adapt.tuning.adapters import is_base_folder
+from ucip_adapt.tuning.base_names import is_base_folder
 
 
 @dataclass(frozen=True)

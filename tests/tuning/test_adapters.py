@@ -372,6 +372,68 @@ def test_bases_that_are_not_fetched(
     assert str(tmp_path) not in (folder / "adapter_config.json").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("save", [save_prompt_adapter, PeftModel.save_pretrained])
+@pytest.mark.parametrize("made", ["at first", "later", "from a file"])
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [("{folder}", "base"), ("runs/base", "base"), ("ucip-tiny", "ucip-tiny-v3"), ("a/b", "a/b")],
+)
+@pytest.mark.filterwarnings("ignore:Could not find a config file:UserWarning")  # PEFT's own
+def test_pefts_own_ways_pass_on_no_folder_and_no_moving_name(
+    name: str,
+    public: str,
+    made: str,
+    save: Callable[..., object],
+    make_base: MakeBase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", lambda *_: None)
+    make_base().save_pretrained(tmp_path / "runs" / "base")
+    base = make_base()
+    base.name_or_path = name.format(folder=tmp_path / "runs" / "base")
+    config = DynamicPromptConfig(codec="webp")
+    if made == "from a file":  # of an earlier version, which passed the folder on
+        folder = save_prompt_adapter(add_prompt_adapter(make_base()), tmp_path / "old")
+        file = folder / "adapter_config.json"
+        values = json.loads(file.read_text(encoding="utf-8"))
+        file.write_text(json.dumps(values | {"base_model_name_or_path": base.name_or_path}))
+        model = PeftModel.from_pretrained(base, str(folder))
+    else:
+        model = get_peft_model(base, config)
+    if made == "later":
+        model.delete_adapter("default")
+        model.add_adapter("default", DynamicPromptConfig(codec="webp"))
+    save(model, str(tmp_path / "adapter"))
+    written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text("utf-8"))
+    assert written["base_model_name_or_path"] == public
+    for file in (tmp_path / "adapter").iterdir():
+        assert str(tmp_path).encode() not in file.read_bytes(), file.name
+
+
+@pytest.mark.filterwarnings("ignore:The PEFT config's:UserWarning")  # PEFT's own, of the new name
+def test_a_configuration_may_be_used_for_several_bases(
+    make_base: MakeBase, perturb: Callable[..., None], lq: Tensor, tmp_path: Path
+) -> None:
+    config = DynamicPromptConfig(codec="webp")
+    bases = {name: make_base(seed=seed) for seed, name in enumerate(("user/one", "user/two"))}
+    for name, base in bases.items():
+        base.name_or_path = name
+        model = get_peft_model(base, config)
+        perturb(model)
+        written = model.peft_config["default"]
+        assert written.base_model_name_or_path == name
+        assert written.base_fingerprint == base.fingerprint
+        folder = save_prompt_adapter(model, tmp_path / name)
+        again = load_prompt_adapter(folder, make_base(seed=list(bases).index(name)))
+        assert torch.equal(_forward(again, lq), _forward(model, lq))
+    assert config.base_fingerprint is None
+    model.add_adapter("second", config)
+    model.peft_config["default"].codec = "jpeg"
+    assert model.peft_config["second"].codec == "webp"
+
+
 @pytest.mark.parametrize("name", ["{folder}", "/etc/passwd"])
 def test_a_file_does_not_choose_a_folder(name: str, make_base: MakeBase, tmp_path: Path) -> None:
     make_base().save_pretrained(tmp_path / "base")

@@ -11,51 +11,13 @@ from typing import Any
 from peft import PeftModel, get_peft_model
 from safetensors import SafetensorError
 
-from ucip_adapt.assets import ALIASES, shipped_base_folder, shipped_bases
+from ucip_adapt.assets import shipped_bases
 from ucip_adapt.errors import AdapterError, ConfigError
 from ucip_adapt.models import UCIP
 from ucip_adapt.tuning.config import CONFIG_FILE, WEIGHTS_FILE, DynamicPromptConfig
 from ucip_adapt.tuning.register import register
 
-__all__ = [
-    "add_prompt_adapter",
-    "is_base_folder",
-    "load_prompt_adapter",
-    "public_base_name",
-    "save_prompt_adapter",
-]
-
-
-def is_base_folder(name: str) -> bool:
-    """Whether a base's name is a folder of this machine, which nobody else can fetch.
-
-    Asked where a run starts: ``runs/latest`` looks like a repository once the folder is gone.
-
-    Args:
-        name: As for :meth:`UCIP.from_pretrained`, which looks for shipped bases first.
-
-    Example:
-        >>> is_base_folder("."), is_base_folder("ucip-tiny"), is_base_folder("user/base")
-        (True, False, False)
-    """
-    path = Path(name)
-    return shipped_base_folder(name) is None and (path.is_dir() or path.is_absolute())
-
-
-def public_base_name(name: str) -> str:
-    """A base's name as an adapter may pass it on: without the folders of this machine.
-
-    Args:
-        name: As for :meth:`UCIP.from_pretrained`.
-
-    Returns:
-        A shipped name with its version, a folder's own name, or the name as it is.
-
-    Example:
-        >>> public_base_name("/where/it/is/my-base"), public_base_name("ucip-tiny")
-        ('my-base', 'ucip-tiny-v3')
-    """
-    return Path(name).absolute().name if is_base_folder(name) else ALIASES.get(name, name)
+__all__ = ["add_prompt_adapter", "load_prompt_adapter", "save_prompt_adapter"]
 
 
 def add_prompt_adapter(
@@ -72,7 +34,7 @@ def add_prompt_adapter(
         adapter_name: Name inside the model.
 
     Returns:
-        The base with its adapter; ``config.base_fingerprint`` and the base's name are filled in,
+        The base with its adapter; in ``peft_config`` the base's fingerprint and name are filled in,
         of a base in a folder the folder's own name.
 
     Raises:
@@ -89,11 +51,7 @@ def add_prompt_adapter(
     register()
     config = copy.deepcopy(config) if config is not None else DynamicPromptConfig()
     config.base_model_name_or_path = model.name_or_path or None
-    adapted = get_peft_model(model, config, adapter_name=adapter_name)
-    # The name without a version moves on to the next base; the adapter does not.
-    name = config.base_model_name_or_path
-    config.base_model_name_or_path = public_base_name(name) if name else None
-    return adapted
+    return get_peft_model(model, config, adapter_name=adapter_name)
 
 
 def load_prompt_adapter(

@@ -14,6 +14,7 @@ from peft import PeftConfig
 from ucip_adapt.digests import sha256_of
 from ucip_adapt.errors import AdapterError, ConfigError, unknown_name
 from ucip_adapt.formats import check_format_version
+from ucip_adapt.tuning.base_names import public_base_name
 from ucip_adapt.tuning.register import METHOD, register
 
 __all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "DynamicPromptConfig", "TrainableSet"]
@@ -211,8 +212,11 @@ class DynamicPromptConfig(PeftConfig):
     ) -> None:
         """Write ``adapter_config.json``, with the hash of the weights that lie beside it.
 
-        PEFT saves the weights first, so the hash is the one of this very adapter.
+        PEFT saves the weights first, so the hash is the one of this very adapter. Of a base in a
+        folder, it also fills in where on this machine that is: only the name goes into the file.
         """
+        name = self.base_model_name_or_path
+        self.base_model_name_or_path = public_base_name(name) if name else None
         weights = Path(save_directory) / WEIGHTS_FILE
         self.weights_sha256 = sha256_of(weights) if weights.is_file() else None
         super().save_pretrained(str(save_directory), **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from ucip_adapt.errors import AdapterValueError, ConfigError, unknown_name
 from ucip_adapt.models import DPM, PTMB, UCIP
 from ucip_adapt.tuning import checks, targets
 from ucip_adapt.tuning import combine as combining
+from ucip_adapt.tuning.base_names import public_base_name
 from ucip_adapt.tuning.config import DynamicPromptConfig
 from ucip_adapt.tuning.layer import BASE, DynamicLayer
 from ucip_adapt.tuning.register import PREFIX, register
@@ -80,6 +82,27 @@ class DynamicPromptModel(BaseTuner):
         self._targets: dict[str, nn.Module] = {}
         self._prompt_free: list[tuple[DPM, Tensor]] = []
 
+    def inject_adapter(
+        self,
+        model: nn.Module,
+        adapter_name: str,
+        *args: Any,  # noqa: ANN401  # PEFT's signature
+        **kwargs: Any,  # noqa: ANN401  # PEFT's signature
+    ) -> None:
+        """Put the layers of an adapter into the network; its configuration is copied.
+
+        What is filled in says which base the adapter belongs to, and the caller may use the same
+        configuration for another one.
+
+        Args:
+            model: The base.
+            adapter_name: The adapter, whose configuration is in ``peft_config``.
+            *args: As for PEFT.
+            **kwargs: As for PEFT.
+        """
+        self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+
     def _check_new_adapter_config(self, config: PeftConfig) -> None:
         """Check everything that can be known of an adapter, before the model is touched.
 
@@ -102,7 +125,12 @@ class DynamicPromptModel(BaseTuner):
             checks.check_file(
                 config._weights_path, targets.tensor_table(found, config), config=config
             )
-        config.base_fingerprint = model.fingerprint
+        if config.base_fingerprint is None:
+            config.base_fingerprint = model.fingerprint
+            # Now, while a folder is there. A name without a version moves on to the next base; the
+            # adapter does not.
+            source = model.name_or_path
+            config.base_model_name_or_path = public_base_name(source) if source else None
         if config.num_prompts is None:
             config.num_prompts = model.config.num_prompts
         self._targets = found
@@ -147,6 +175,12 @@ class DynamicPromptModel(BaseTuner):
         if autocast_adapter_dtype:
             for _, layer in self.layers():
                 layer.cast(adapter_name)
+
+    @property
+    def name_or_path(self) -> str:
+        """The base's name without folders of this machine; PEFT writes it into its model card."""
+        source = self.model.name_or_path
+        return public_base_name(source) if source else ""
 
     def layers(self) -> Iterator[tuple[str, DynamicLayer]]:
         """All layers that stand for modules of the base, by name."""
