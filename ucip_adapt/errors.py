@@ -70,7 +70,7 @@ class AdapterError(UcipError):
 
 
 class BaseMismatchError(AdapterError):
-    """The adapter was trained on another base network."""
+    """The adapter was trained on another base network, or on this one before it changed."""
 
 
 class AdapterKeyError(AdapterError):

@@ -87,7 +87,11 @@ class Fingerprinted(nn.Module):
     @property
     def fingerprint(self) -> str:
         """Identity of weights and function: :func:`fingerprint_of` before any cast."""
-        content = fingerprint_of(self.base_tensors(), self.config)
+        return self._identity_of(self.base_tensors(), self.config)
+
+    def _identity_of(self, tensors: Mapping[str, Tensor], config: UCIPConfig) -> str:
+        """What :attr:`fingerprint` would be with these tensors and this configuration."""
+        content = fingerprint_of(tensors, config)
         if self._cast is not None and content == self._cast.content:
             return self._cast.identity
         return content

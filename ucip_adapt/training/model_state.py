@@ -7,6 +7,7 @@ wrapped for data parallelism) fits one process and the other way round.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ucip_adapt.errors import CheckpointError
+from ucip_adapt.errors import BaseMismatchError, CheckpointError
 
 __all__ = ["load_weights", "save_weights", "weights_to_save"]
 
@@ -39,7 +40,9 @@ def save_weights(model: nn.Module, folder: Path, *, index: int, trainable_only: 
 
     A PEFT model with ``trainable_only`` also leaves what its ``save_pretrained`` writes, so that
     ``PeftModel.from_pretrained(base, folder)`` loads the checkpoint as it is. Resuming reads the
-    plain file beside it: that one holds whatever was trainable, exactly, under its own name.
+    plain file beside it: that one holds whatever was trainable, exactly, under its own name. Where
+    parameters of the base were trained as well, no adapter could be loaded onto the base as it was:
+    then that is left out, with a warning.
 
     Args:
         model: The unwrapped model.
@@ -67,7 +70,14 @@ def save_weights(model: nn.Module, folder: Path, *, index: int, trainable_only: 
     peft = sys.modules.get("peft")  # a PEFT model exists only where PEFT has been imported
     if peft is not None and isinstance(model, peft.PeftModel):
         target = folder / f"adapter{suffix}" if index else folder
-        model.save_pretrained(str(target), save_embedding_layers=False)
+        try:
+            model.save_pretrained(str(target), save_embedding_layers=False)
+        except BaseMismatchError as error:
+            warnings.warn(
+                f"the run can be resumed from {folder.name}, but no adapter can be loaded from it: "
+                f"{error}",
+                stacklevel=2,
+            )
 
 
 @torch.no_grad()

@@ -157,6 +157,8 @@ def save_prompt_adapter(
 
     Raises:
         ConfigError: If there is no such adapter.
+        BaseMismatchError: If parameters of the base itself were changed since the adapter was put
+            on it; merging changes none.
         AdapterError: If the files cannot be written; older ones are as they were.
 
     Example:

@@ -101,9 +101,12 @@ class DynamicLayer(nn.Module, BaseTunerLayer):
 
     def base_parameter(self, name: str) -> nn.Parameter:
         """The base's parameter that an adapter's parameter of this name replaces."""
+        return self.base_layer.get_parameter(self._base_name(name))
+
+    def _base_name(self, name: str) -> str:
         container, _, rest = name.partition(".")
         part = self.parts[container]
-        return self.base_layer.get_parameter(f"{part}.{rest}" if rest else part)
+        return f"{part}.{rest}" if rest else part
 
     def remove(self, adapter_name: str) -> None:
         """Drop an adapter's parameters; unknown names are ignored."""
@@ -199,6 +202,10 @@ class DynamicLayer(nn.Module, BaseTunerLayer):
             with torch.no_grad():
                 (base[0] if base.dim() > parameter.dim() else base).copy_(parameter)
         self.merged_adapters.append(name)
+
+    def unmerged_tensors(self) -> dict[str, Tensor]:
+        """What a merged adapter is written over, under the base's names; empty if none is."""
+        return {self._base_name(key): value for key, value in self._unmerged.items()}
 
     def unmerge(self) -> None:
         """Put the base's own parameters back."""

@@ -13,7 +13,7 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
-from ucip_adapt.errors import AdapterValueError, ConfigError, unknown_name
+from ucip_adapt.errors import AdapterValueError, BaseMismatchError, ConfigError, unknown_name
 from ucip_adapt.models import DPM, PTMB, UCIP
 from ucip_adapt.tuning import checks, targets
 from ucip_adapt.tuning import combine as combining
@@ -187,6 +187,61 @@ class DynamicPromptModel(BaseTuner):
         for name, module in self.model.named_modules():
             if isinstance(module, DynamicLayer):
                 yield name, module
+
+    # -- saving --------------------------------------------------------------------------------
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: PeftConfig,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+        unwanted_adapter_names: list[str],
+    ) -> dict[str, Tensor]:
+        """Select an adapter's tensors; what saves or copies an adapter comes here first.
+
+        Raises:
+            BaseMismatchError: If the base was changed since the adapter was put on it.
+        """
+        tuner = getattr(model, "base_model", None)
+        if isinstance(tuner, cls):
+            tuner._check_base_unchanged(adapter_name)
+        selected: dict[str, Tensor] = super()._get_adapter_state_dict(
+            model, config, adapter_name, state_dict, unwanted_adapter_names
+        )
+        return selected
+
+    def _check_base_unchanged(self, adapter_name: str) -> None:
+        """Compare the base with the one that the adapter's configuration names.
+
+        Raises:
+            BaseMismatchError: If it is another one by now.
+        """
+        config, found = self.peft_config[adapter_name], self._unmerged_fingerprint()
+        if config.base_fingerprint is None:  # the user's own words: it belongs to this base
+            config.base_fingerprint = found
+        if config.base_fingerprint != found:
+            where = f"peft_config['{adapter_name}']"
+            raise BaseMismatchError(
+                f"adapter '{adapter_name}' was put on base '{config.base_model_name_or_path}' with "
+                f"fingerprint {config.base_fingerprint[:12]}, and parameters of the base itself "
+                f"have changed since (now {found[:12]}): on the unchanged base the adapter would "
+                "give other images. Put them back as they were; or, to keep them, save this base "
+                "with get_base_model().save_pretrained(folder), set "
+                f"{where}.base_model_name_or_path to that folder and {where}.base_fingerprint to "
+                "None, and save the adapter again"
+            )
+
+    def _unmerged_fingerprint(self) -> str:
+        """The base's fingerprint; while an adapter is merged, what it will be afterwards."""
+        tensors, config = self.model.base_tensors(), self.model.config
+        for name, layer in self.layers():
+            tensors |= {f"{name}.{key}": old for key, old in layer.unmerged_tensors().items()}
+        for i, (_, basis) in enumerate(self._prompt_free):
+            tensors[f"blocks.{i}.prompt.basis"] = basis
+            config = config.replace(prompt="none")
+        return self.model._identity_of(tensors, config)
 
     # -- loading weights -----------------------------------------------------------------------
 
