@@ -30,6 +30,7 @@ from ucip_adapt.evaluation import Upscale, bicubic, evaluate_sets, network_upsca
 from ucip_adapt.metrics import get_protocol
 from ucip_adapt.models import UCIP
 from ucip_adapt.suites import fill_suite, load_suite
+from ucip_adapt.training.damage import codec_digests
 from ucip_adapt.training.results import run_record, write_results
 from ucip_adapt.training.run import Clock, say
 from ucip_adapt.tuning import load_prompt_adapter
@@ -220,6 +221,7 @@ def main(cfg: Options) -> dict[str, Any]:
         parameters={
             "total": base.num_parameters(),
             "base_fingerprint": base.fingerprint,
+            "codec_fingerprints": list(codec_digests(settings).items()),
             "slots": slots,
         },
         scores={"rows": [row.to_dict(per_image=cfg.per_image) for row in rows]},

@@ -32,7 +32,7 @@ from ucip_adapt.hub.folders import publish_base, push_folder
 from ucip_adapt.hub.stages import previous_stages, stage_summary
 from ucip_adapt.models import UCIP, UCIPConfig
 from ucip_adapt.training.collective import finish_training
-from ucip_adapt.training.damage import choose_damage, code_first, unscored
+from ucip_adapt.training.damage import choose_damage, code_first, codec_digests, unscored
 from ucip_adapt.training.ema import EMA
 from ucip_adapt.training.guard import GuardedStep, check_finite
 from ucip_adapt.training.last import weights_kept
@@ -236,11 +236,13 @@ def main(cfg: Options) -> dict[str, Any]:
     accelerator.register_for_checkpointing(guard)
     # Earlier versions recorded a preset also beside a base, where it says nothing.
     critical = ("prompt", "settings", *(("preset",) if cfg.preset is not None else ()))
+    codecs = codec_digests(settings, cfg.suite_dir)
     checkpoints = make_checkpoints(
         cfg,
         accelerator,
         critical=critical,
         images_sha256=crops.images_sha256(),
+        codecs=codecs,
         slots=crops.slots,
     )
     step = resume_run(cfg, accelerator, checkpoints, optimizer)
@@ -346,6 +348,7 @@ def main(cfg: Options) -> dict[str, Any]:
             "total": base.num_parameters(),
             "trained": sum(p.numel() for p in parameters),
             "fingerprint": base.fingerprint,
+            "codec_fingerprints": list(codecs.items()),
             "stages": previous_stages(cfg.pretrained_model_name_or_path),
         },
         scores={

@@ -25,6 +25,7 @@ from ucip_adapt.hub.folders import publish_base, push_folder
 from ucip_adapt.hub.stages import previous_stages, stage_summary
 from ucip_adapt.models import UCIP
 from ucip_adapt.training.collective import finish_training
+from ucip_adapt.training.damage import codec_digests
 from ucip_adapt.training.ema import EMA
 from ucip_adapt.training.guard import GuardedStep, check_finite
 from ucip_adapt.training.last import weights_kept
@@ -120,12 +121,14 @@ def main(cfg: Options) -> dict[str, Any]:
     )
     accelerator.register_for_checkpointing(guard)
     critical = ("pretrained_model_name_or_path", "codec", "qualities", "trainable")
+    codecs = codec_digests(settings)
     checkpoints = make_checkpoints(
         cfg,
         accelerator,
         critical=critical,
         base_fingerprint=base.fingerprint,
         images_sha256=crops.images_sha256(),
+        codecs=codecs,
     )
     step = resume_run(cfg, accelerator, checkpoints, optimizer)
     compute_loss = LOSSES[cfg.loss]
@@ -188,6 +191,7 @@ def main(cfg: Options) -> dict[str, Any]:
             "total": tuned.num_parameters(),
             "trained": sum(parameter.numel() for parameter in parameters),
             "base_fingerprint": base.fingerprint,
+            "codec_fingerprints": list(codecs.items()),
             "fingerprint": tuned.fingerprint,
             "protocol": protocol.name if everything else None,
             "stages": previous_stages(cfg.pretrained_model_name_or_path),

@@ -24,6 +24,7 @@ from ucip_adapt.evaluation import mean_psnr
 from ucip_adapt.hub.folders import publish_adapter, push_folder
 from ucip_adapt.models import UCIP
 from ucip_adapt.training.collective import finish_training
+from ucip_adapt.training.damage import codec_digests
 from ucip_adapt.training.ema import EMA
 from ucip_adapt.training.guard import GuardedStep, check_finite
 from ucip_adapt.training.last import weights_kept
@@ -168,12 +169,14 @@ def main(cfg: Options) -> dict[str, Any]:
         "trainable_blocks",
         "peft_method",
     )
+    codecs = codec_digests(settings)
     checkpoints = make_checkpoints(
         cfg,
         accelerator,
         critical=critical,
         base_fingerprint=base.fingerprint,
         images_sha256=crops.images_sha256(),
+        codecs=codecs,
     )
     step = resume_run(cfg, accelerator, checkpoints, optimizer)
     compute_loss = LOSSES[cfg.loss]
@@ -234,6 +237,7 @@ def main(cfg: Options) -> dict[str, Any]:
             "total": total,
             "trained": trained,
             "base_fingerprint": base.fingerprint,
+            "codec_fingerprints": list(codecs.items()),
             "base_is_folder": base_is_folder,
             "protocol": protocol.name,
         },

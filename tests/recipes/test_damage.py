@@ -7,14 +7,16 @@ import shutil
 import sys
 from pathlib import Path
 
+import PIL
 import pytest
 from PIL import Image
 
 from ucip_adapt.assets import image_folder
 from ucip_adapt.cli import main
-from ucip_adapt.codecs import CODECS
-from ucip_adapt.codecs.base import Availability
+from ucip_adapt.codecs import CODECS, get_codec
+from ucip_adapt.codecs.base import Availability, fingerprint_digest
 from ucip_adapt.codecs.reference import HM, VTM
+from ucip_adapt.data import Setting
 from ucip_adapt.errors import (
     CheckpointError,
     CodecError,
@@ -23,6 +25,7 @@ from ucip_adapt.errors import (
     DataError,
 )
 from ucip_adapt.training.checkpoint import CheckpointWarning
+from ucip_adapt.training.damage import codec_digests
 
 WORDS = "import shutil, sys; shutil.copy(*sys.argv[1:3])"
 COPY = f"command:{sys.executable} -c '{WORDS}' {{in}} {{out}} {{q}}"
@@ -144,6 +147,34 @@ def test_what_a_codec_cannot_do_to_the_validation_images(run, world, tmp_path):
             at={1: steps.append},
         )
     assert not steps
+
+
+def test_what_coded_a_built_suite_is_what_counts(run, world, tmp_path, monkeypatch):
+    """Not the library that is here, nor where the program lies."""
+    script = tmp_path / "copy.py"
+    script.write_text(f"{WORDS}\n", encoding="utf-8")
+    codec = f"command:{sys.executable} {script} {{in}} {{out}} {{q}}"
+    slots = f"[[slots]]\nname = 'mine'\ncodec = '{codec}'\nqualities = [7]\n"
+    slots += "[[slots]]\ncodec = 'webp'\nqualities = [7]\n"
+    folder = build(tmp_path, slots, world.train, "--allow-command")
+    manifest = json.loads((folder / "suite.json").read_text(encoding="utf-8"))
+    here = {name: get_codec(name).fingerprint() for name in (codec, "webp")}
+    settings = [Setting(codec, 7), Setting("webp", 7)]
+    built = codec_digests(settings, folder)
+    assert built == codec_digests(settings)
+    assert list(built) == [codec, "webp"]
+    assert built["webp"] == manifest["settings"][1]["fingerprint_digest"]
+    assert built["webp"] == fingerprint_digest(here["webp"])
+
+    (tmp_path / "moved").mkdir()
+    shutil.copy(script, tmp_path / "moved")
+    moved = codec.replace(str(script), str(tmp_path / "moved" / "copy.py"))
+    get_codec(moved, allow_command=True)
+    assert codec_digests([Setting(moved, 7)])[moved] == built[codec]
+
+    monkeypatch.setattr(PIL, "__version__", "99.0")
+    assert codec_digests(settings, folder) == built
+    assert codec_digests(settings)["webp"] != built["webp"]
 
 
 def test_the_same_settings_in_other_slots_are_another_run(run, tmp_path):

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.numpy import load as read_safetensors
 
+from ucip_adapt.codecs import get_codec
+from ucip_adapt.codecs.base import fingerprint_digest
 from ucip_adapt.data.paired import PairedCrops
 from ucip_adapt.errors import CheckpointError, NonFiniteError
 from ucip_adapt.models import UCIP
@@ -264,6 +268,60 @@ def test_r9_other_images_in_the_same_folder(run, copy, before):
     manifest["run_config"]["images_sha256"] = before
     path.write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(CheckpointError, match=r'other options \(images_sha256: "0+" in the check'):
+        run("tune_prompts", folder, resume_from_checkpoint="latest")
+
+
+SCRIPT = """import sys
+from PIL import Image
+with Image.open(sys.argv[1]) as image:
+    image.save(sys.argv[2], "JPEG", quality=int(sys.argv[3]) - {less})
+"""
+
+
+@pytest.mark.parametrize("name", list(RESULTS))
+def test_r9_another_program_of_the_same_name(run, tmp_path, name):
+    """The weights were trained on what the old one did; scores would be of the new one."""
+    script, folder = tmp_path / "enc.py", tmp_path / "out"
+    codec = f"command:{sys.executable} {script} {{in}} {{out}} {{q}}"
+    options = {"codec": codec, "qualities": (20,), "allow_command": True}
+    if name == "pretrain_base":
+        slot = f'[[slots]]\nname = "mine"\ncodec = "{codec}"\nqualities = [20]\n'
+        (tmp_path / "mine.toml").write_text(slot, encoding="utf-8")
+        options = {"suite": str(tmp_path / "mine.toml"), "allow_command": True}
+    script.write_text(SCRIPT.format(less=0), encoding="utf-8")
+    first = run(name, folder, **options)
+    again = run(name, folder, **options, resume_from_checkpoint="latest")
+    found = [done.record["parameters"]["codec_fingerprints"] for done in (first, again)]
+    assert found[0] == found[1]
+    assert [one for one, _ in found[0]] == [codec]
+
+    script.write_text(SCRIPT.format(less=9), encoding="utf-8")
+    listed = r'other options \(fingerprint of codec command:[^;]*: "\w{16}" in the checkpoint, "\w'
+    with pytest.raises(CheckpointError, match=rf"{listed}.* --force"):
+        run(name, folder, **options, resume_from_checkpoint="latest")
+    with pytest.warns(CheckpointWarning, match="fingerprint of codec command:"):
+        forced = run(name, folder, **options, resume_from_checkpoint="latest", force=True)
+    file = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    [[shown, digest]] = file["parameters"]["codec_fingerprints"]
+    assert digest == forced.record["parameters"]["codec_fingerprints"][0][1] != found[0][0][1]
+    assert str(tmp_path) not in shown, "a path of this machine"
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["another", "not recorded"])
+def test_r9_another_version_of_a_library(run, copy, monkeypatch, known):
+    folder = copy(2)
+    path = folder / "checkpoints" / "step-00000002" / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    digest = manifest["run_config"]["fingerprint of codec webp"]
+    assert digest == fingerprint_digest(get_codec("webp").fingerprint())
+    if not known:
+        del manifest["run_config"]["fingerprint of codec webp"]
+        path.write_text(json.dumps(manifest), encoding="utf-8")
+    monkeypatch.setattr(PIL, "__version__", "99.0")
+    if not known:
+        assert len(run("tune_prompts", folder, resume_from_checkpoint="latest").losses) == 1
+        return
+    with pytest.raises(CheckpointError, match=r"options \(fingerprint of codec webp: .* now\)"):
         run("tune_prompts", folder, resume_from_checkpoint="latest")
 
 

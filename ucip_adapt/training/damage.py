@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ucip_adapt.codecs import get_codec
+from ucip_adapt.codecs.base import fingerprint_digest
 from ucip_adapt.codecs.streams import REFERENCE, use_streams
 from ucip_adapt.data import ArrayCache, EvalSet, Setting, parse_settings
 from ucip_adapt.data.degrade import compress_lr, require_codec
 from ucip_adapt.errors import ConfigError, DataError
 from ucip_adapt.evaluation import check_names, source_of
 from ucip_adapt.suites import fill_suite, load_suite
+from ucip_adapt.suites.published import public
 from ucip_adapt.suites.read import open_suite
 
-__all__ = ["choose_damage", "code_first", "read_settings", "unscored"]
+__all__ = ["choose_damage", "code_first", "codec_digests", "read_settings", "unscored"]
 
 _DEFAULT = ("jpeg:10", "jpeg:20", "jpeg:30", "jpeg:40")
 
@@ -108,6 +110,35 @@ def choose_damage(
         get_codec(codec, allow_command=allow_command)
         require_codec(codec)
     return settings, slots
+
+
+def codec_digests(settings: Sequence[Setting], suite_dir: Path | None = None) -> dict[str, str]:
+    """What made the damage: a program or a library may be another one under the same name by then.
+
+    Args:
+        settings: Codecs and qualities.
+        suite_dir: Folder of the built suite that the training images come from; what coded them is
+            what counts, not what is here.
+
+    Returns:
+        The digest of each codec's fingerprint, by name. Where programs lie makes no difference.
+
+    Raises:
+        CodecError: If a codec is not available.
+        DataError: If there is no finished build in the folder.
+
+    Example:
+        >>> len(codec_digests([Setting("webp", 10), Setting("webp", 40)])["webp"])
+        16
+    """
+    if suite_dir is None:
+        names = dict.fromkeys(setting.codec for setting in settings)
+        found = {name: require_codec(name).fingerprint() for name in names}
+    else:
+        built = open_suite(suite_dir)
+        records = zip(built.settings, built.manifest["settings"], strict=True)
+        found = {setting.codec: record["fingerprint"] for setting, record in records}
+    return {name: fingerprint_digest(public(what)) for name, what in found.items()}
 
 
 def unscored(validation: EvalSet, settings: Sequence[Setting]) -> list[str]:

@@ -10,7 +10,7 @@ Top-level keys, in this order; only ``format_version`` and ``kind`` are always t
 ``environment``     Versions, hardware, commit (:func:`environment`).
 ``seconds``         Wall-clock time: a number, or numbers by phase.
 ``peak_memory_mib`` Peak resident memory of the main process in MiB, or null.
-``parameters``      Counts: total, trainable, bytes of the adapter.
+``parameters``      Counts: total, trainable, bytes of the adapter; what base and codecs were.
 ``scores``          Scores by data set, quality and protocol, for base and adapter.
 ``files``           What else the run left: name and sha256 or size.
 =================== ==============================================================================

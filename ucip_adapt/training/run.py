@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -313,6 +313,7 @@ def make_checkpoints(
     critical: Sequence[str] = (),
     base_fingerprint: str | None = None,
     images_sha256: str | None = None,
+    codecs: Mapping[str, str] | None = None,
     slots: Sequence[int] | None = None,
 ) -> Checkpoints:
     """Checkpoints under ``OUTPUT_DIR/checkpoints``, of the trained parameters only.
@@ -324,10 +325,16 @@ def make_checkpoints(
         base_fingerprint: Of the base, whose name may stand for other weights by then; its frozen
             parameters are in no checkpoint. None where all parameters are.
         images_sha256: Of the training images, whose folder's name may stand for others by then.
+        codecs: Digest of what each codec is, by its name, which may stand for another program or
+            version of a library by then. A codec that the checkpoint does not know is no matter
+            here: the option that names it is.
         slots: Number of the slot of each setting, which decides what is drawn: a suite may group
             the same settings otherwise by then. None where there is nothing to group.
     """
-    grouped = {} if slots is None else {"slots": list(slots)}
+    measured: dict[str, Any] = {"images_sha256": images_sha256}
+    measured |= {f"fingerprint of codec {name}": said for name, said in (codecs or {}).items()}
+    if slots is not None:
+        measured["slots"] = list(slots)
     return Checkpoints(
         accelerator,
         cfg.output_dir / "checkpoints",
@@ -335,11 +342,10 @@ def make_checkpoints(
         run_config={
             **to_dict(cfg),
             "base_fingerprint": base_fingerprint,
-            "images_sha256": images_sha256,
-            **grouped,
+            **measured,
         },
         critical_keys=[*_CRITICAL, *critical, "base_fingerprint"],
-        measured_keys=["images_sha256", *grouped],
+        measured_keys=list(measured),
         on_write_error=cfg.checkpoint_errors,
         save_trainable_only=True,
     )
