@@ -217,7 +217,7 @@ def main(cfg: Options) -> dict[str, Any]:
     if cfg.dry_run:
         return {}
 
-    code_first(validation, settings, cache_of(cfg))
+    code_first(validation, settings, cache_of(cfg), option="--validation_data_dir")
     crops = training_crops(cfg, settings, accelerator, slots)
     optimizer = torch.optim.Adam(parameters, lr=cfg.rate, betas=(cfg.adam_beta1, cfg.adam_beta2))
     model, optimizer = accelerator.prepare(model, optimizer)

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from ucip_adapt.config import parse_config
-from ucip_adapt.data.images import save_png
+from ucip_adapt.data.bicubic import bicubic_down4
+from ucip_adapt.data.images import read_rgb, save_png
 from ucip_adapt.errors import (
     BaseFormatError,
     BaseMismatchError,
@@ -174,6 +175,50 @@ def test_what_cannot_be_measured_is_known_before_the_training(run, world, tmp_pa
         evaluate_on=(one,),
     )
     assert not list((tmp_path / "out").rglob("step-*"))
+
+
+def degraded(tmp_path, world, *leave_out):
+    """A folder codec of the world's images at two qualities, without some of them."""
+    folder = tmp_path / "decoded"
+    for quality in ("5", "10"):
+        (folder / quality).mkdir(parents=True)
+        for path in (*world.train.iterdir(), *world.validation.iterdir()):
+            if f"{quality}/{path.stem}" not in leave_out:
+                small = bicubic_down4(read_rgb(path))
+                save_png(folder / quality / f"{path.stem}.png", small)
+    return {"codec": f"folder:{folder}", "qualities": (5, 10), "allow_command": True}
+
+
+@pytest.mark.parametrize("name", ["tune_prompts", "tune_full"])
+@pytest.mark.parametrize(
+    ("missing", "options"),
+    [("nyc", "--validation_data_dir and --evaluate_on"), ("city", "--train_data_dir .*train: ")],
+)
+def test_a_folder_without_one_image_of_a_set(run, world, tmp_path, name, missing, options):
+    """The second of the validation images, at the second quality: the first of each is there."""
+    steps = []
+    with pytest.raises(CodecError, match=f"has no image '{missing}' at quality 10") as caught:
+        run(
+            name,
+            tmp_path / "out",
+            **degraded(tmp_path, world, f"10/{missing}"),
+            at={1: steps.append},
+        )
+    assert not steps
+    assert caught.match(options)
+
+
+def test_a_folder_without_the_images_of_the_package(run, world, tmp_path):
+    options = degraded(tmp_path, world)
+    measured = {"validation_data_dir": "GB82-val", "evaluate_on": ("GB82-val",)}
+    dog = "has no image 'dog' at quality 5 .* is one of GB82-val, the package's own images: put"
+    both = f"{dog} .*, or name images that have one by --validation_data_dir and --evaluate_on$"
+    assert_fails(run, tmp_path, CodecError, both, **options, **measured)
+    del measured["validation_data_dir"]
+    alone = f"{dog} .* by --evaluate_on$"
+    assert_fails(run, tmp_path, CodecError, alone, **options, **measured)
+    done = run("tune_prompts", tmp_path / "whole", **options)
+    assert {row["images"] for row in done.record["scores"]["rows"]} == {2}
 
 
 def test_output_folder_that_cannot_be_made(run, tmp_path):

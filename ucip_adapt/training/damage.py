@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ucip_adapt.codecs import get_codec
-from ucip_adapt.codecs.base import fingerprint_digest
+from ucip_adapt.codecs import Codec, get_codec
+from ucip_adapt.codecs.base import NamedCodec, code_image, fingerprint_digest
 from ucip_adapt.codecs.streams import REFERENCE, use_streams
 from ucip_adapt.data import ArrayCache, EvalSet, Setting, parse_settings
+from ucip_adapt.data.benchmarks import EMBEDDED
 from ucip_adapt.data.degrade import compress_lr, require_codec
-from ucip_adapt.errors import ConfigError, DataError
+from ucip_adapt.errors import CodecError, ConfigError, DataError
 from ucip_adapt.evaluation import check_names, source_of
 from ucip_adapt.suites import fill_suite, load_suite
 from ucip_adapt.suites.published import public
@@ -174,28 +175,52 @@ def unscored(validation: EvalSet, settings: Sequence[Setting]) -> list[str]:
     return reasons
 
 
-def code_first(image_set: EvalSet, settings: Sequence[Setting], cache: ArrayCache) -> None:
+def code_first(
+    image_set: EvalSet, settings: Sequence[Setting], cache: ArrayCache, *, option: str
+) -> None:
     """Code the first image of a set at every setting, as evaluation will.
 
-    What a codec cannot do is known then before hours of training, not after.
+    What a codec cannot do is known then before hours of training, not after. Of codecs that go by
+    names every image is looked up: that costs little, and the first one tells nothing of the rest.
 
     Args:
         image_set: The set.
         settings: Codecs and qualities; those without a score on the set are passed over.
         cache: Where decoded pixels are kept.
+        option: What names the set, for the message.
 
     Raises:
-        CodecError: If a codec fails.
+        CodecError: If a codec fails, or one that goes by names lacks an image of the set.
 
     Example:
         >>> import tempfile
         >>> from ucip_adapt.data import load_eval_set
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     validation = load_eval_set("GB82-val", limit=1)
-        ...     code_first(validation, [Setting("jpeg", 10)], ArrayCache(Path(folder)))
+        ...     code_first(
+        ...         validation,
+        ...         [Setting("jpeg", 10)],
+        ...         ArrayCache(Path(folder)),
+        ...         option="--validation_data_dir",
+        ...     )
     """
-    image = image_set.images[0]
+    first = image_set.images[0]
     for setting in settings:
         codec, _ = source_of(image_set, setting)
-        if codec is not None:
-            compress_lr(image.lr, setting, cache, codec=codec, name=image.name)
+        if isinstance(codec, NamedCodec):
+            _look_up(image_set, setting, codec, option)
+        elif codec is not None:
+            compress_lr(first.lr, setting, cache, codec=codec, name=first.name)
+
+
+def _look_up(image_set: EvalSet, setting: Setting, codec: Codec, option: str) -> None:
+    # Not through the cache, whose keys ask for all files of a folder with every image.
+    for image in image_set.images:
+        try:
+            code_image(codec, image.lr, setting.quality, name=image.name)
+        except CodecError as error:
+            whose = ", the package's own images" if image_set.name == EMBEDDED else ""
+            raise CodecError(
+                f"{error}. '{image.name}' is one of {image_set.name}{whose}: put its coded version "
+                f"there, or name images that have one by {option}"
+            ) from error

@@ -29,7 +29,7 @@ from ucip_adapt.data import (
 )
 from ucip_adapt.data.benchmarks import data_root
 from ucip_adapt.data.paired import CropSample
-from ucip_adapt.errors import ConfigError, DataError
+from ucip_adapt.errors import CodecError, ConfigError, DataError
 from ucip_adapt.suites.read import BuiltSuite, open_suite
 from ucip_adapt.training.checkpoint import Checkpoints
 from ucip_adapt.training.options import TrainingOptions
@@ -260,6 +260,10 @@ def training_crops(
         settings: Codecs and qualities.
         accelerator: The run's accelerator.
         slots: Number of the slot of each setting; None makes each codec a slot.
+
+    Raises:
+        DataError: If an image cannot be used, or a built suite is not what its manifest says.
+        CodecError: If a codec fails, or one that goes by names lacks an image.
     """
     progress = accelerator.is_local_main_process
     if cfg.suite_dir is not None:
@@ -273,13 +277,17 @@ def training_crops(
             progress=progress,
         )
     else:
-        images = degrade_images(
-            training_paths(cfg),
-            list(settings),
-            cache_of(cfg),
-            min_side=cfg.patch_size,
-            progress=progress,
-        )
+        try:
+            images = degrade_images(
+                training_paths(cfg),
+                list(settings),
+                cache_of(cfg),
+                min_side=cfg.patch_size,
+                progress=progress,
+            )
+        except CodecError as error:
+            # What is to be done about it hangs on where the image comes from.
+            raise CodecError(f"--train_data_dir {' '.join(cfg.train_data_dir)}: {error}") from error
     return PairedCrops(images, patch_size=cfg.patch_size, seed=cfg.seed, slots=slots)
 
 

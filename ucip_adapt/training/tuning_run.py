@@ -59,8 +59,8 @@ def tuning_settings(cfg: TuningOptions) -> list[Setting]:
 def load_sets(cfg: TuningOptions) -> tuple[EvalSet, list[EvalSet]]:
     """The validation set and the sets to be measured on, loaded before the training starts.
 
-    The first image of each is coded, at every quality: what a codec cannot do is known before hours
-    of training, not after.
+    The first image of each is coded, at every quality, and every one is looked up where the codec
+    goes by names: what a codec cannot do is known before hours of training, not after.
 
     Raises:
         ConfigError: If there is no set to measure on, or two have one name.
@@ -73,16 +73,15 @@ def load_sets(cfg: TuningOptions) -> tuple[EvalSet, list[EvalSet]]:
     check_names("image set of --evaluate_on", [one.name for one in sets.values()])
     validation = sets.get(cfg.validation_data_dir)
     validation = validation or load_eval_set(cfg.validation_data_dir, root)
-    for kind, needed in (
-        ("--validation_data_dir", [validation]),
-        ("--evaluate_on", list(sets.values())),
-    ):
+    named = {"--validation_data_dir": [validation], "--evaluate_on": list(sets.values())}
+    for kind, needed in named.items():
         reasons = [_cannot_be_coded(one, cfg) for one in needed]
         if reasons and all(reasons):
             raise DataError(f"{kind}: {reasons[0]}")
     settings = parse_settings(cfg.codec, cfg.qualities or None, allow_command=cfg.allow_command)
-    for one in (validation, *sets.values()):
-        code_first(one, settings, cache_of(cfg))
+    for one in (validation, *(other for other in sets.values() if other is not validation)):
+        options = [option for option, its in named.items() if any(other is one for other in its)]
+        code_first(one, settings, cache_of(cfg), option=" and ".join(options))
     return validation, list(sets.values())
 
 
