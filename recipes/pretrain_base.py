@@ -218,7 +218,7 @@ def main(cfg: Options) -> dict[str, Any]:
         return {}
 
     code_first(validation, settings, cache_of(cfg), option="--validation_data_dir")
-    crops = training_crops(cfg, settings, accelerator, slots)
+    crops = training_crops(cfg, settings, accelerator, slots, measured=[validation])
     optimizer = torch.optim.Adam(parameters, lr=cfg.rate, betas=(cfg.adam_beta1, cfg.adam_beta2))
     model, optimizer = accelerator.prepare(model, optimizer)
     base = accelerator.unwrap_model(model, keep_torch_compile=False)

@@ -144,7 +144,7 @@ def main(cfg: Options) -> dict[str, Any]:
         return {}
 
     validation, sets = load_sets(cfg)
-    crops = training_crops(cfg, settings, accelerator)
+    crops = training_crops(cfg, settings, accelerator, measured=(validation, *sets))
     optimizer = torch.optim.Adam(parameters, lr=rate, betas=(cfg.adam_beta1, cfg.adam_beta2))
     model, optimizer = accelerator.prepare(model, optimizer)
     tuned = accelerator.unwrap_model(model, keep_torch_compile=False)

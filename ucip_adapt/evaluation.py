@@ -23,7 +23,7 @@ from ucip_adapt.codecs.streams import StoredCodec
 from ucip_adapt.data.benchmarks import EvalImage, EvalSet
 from ucip_adapt.data.bicubic import bicubic_up4
 from ucip_adapt.data.cache import ArrayCache
-from ucip_adapt.data.degrade import Setting, compress_lr, require_codec
+from ucip_adapt.data.degrade import Setting, check_namesakes, compress_lr, require_codec
 from ucip_adapt.data.paired import to_tensor
 from ucip_adapt.errors import ConfigError
 from ucip_adapt.metrics import gather_scores, get_protocol, score, to_uint8
@@ -189,7 +189,8 @@ def evaluate_sets(
         ConfigError: If there is nothing to measure, or two sets have one name, or a setting or
             protocol is named twice: their scores would run into one row.
         UnknownNameError: If a codec or a protocol is unknown.
-        CodecError: If a codec is not available.
+        CodecError: If a codec is not available, or goes by names and two pictures have the same
+            one.
 
     Example:
         >>> import tempfile
@@ -216,6 +217,8 @@ def evaluate_sets(
         get_protocol(name)  # an unknown one is an error now, not after the first image
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     sources = {(s.name, setting): source_of(s, setting) for s in sets for setting in settings}
+    for name in dict.fromkeys(setting.codec for setting in settings):
+        check_namesakes(require_codec(name), [(s.name, s.images) for s in sets])
     jobs = [
         (s, image, setting)
         for s in sets

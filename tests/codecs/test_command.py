@@ -17,9 +17,18 @@ from ucip_adapt.codecs import get_codec, list_codecs
 from ucip_adapt.codecs.base import code_image, fingerprint_digest
 from ucip_adapt.codecs.command import command_codec
 from ucip_adapt.codecs.folder import folder_codec
-from ucip_adapt.data import ArrayCache, Setting, degrade_images, parse_settings, read_rgb
-from ucip_adapt.data.degrade import compress_lr
+from ucip_adapt.data import (
+    ArrayCache,
+    EvalImage,
+    EvalSet,
+    Setting,
+    degrade_images,
+    parse_settings,
+    read_rgb,
+)
+from ucip_adapt.data.degrade import check_namesakes, compress_lr
 from ucip_adapt.errors import CodecError, CommandRefusedError, ConfigError, DataError
+from ucip_adapt.evaluation import bicubic, evaluate_sets
 
 # An encoder as a user may have one: WebP by Pillow, under a command line of its own.
 ENCODER = """
@@ -328,6 +337,26 @@ def test_equal_images_of_two_names_are_not_mixed_up_in_the_cache(
         again = compress_lr(lr[:40, :57], setting, cache, name=image.name)
         np.testing.assert_array_equal(again, expected)
     assert not np.array_equal(*(np.asarray(image.lq[setting]) for image in found))
+
+
+def test_a_folder_refuses_two_pictures_of_one_name_in_two_sets(
+    folder: Path, cache: ArrayCache, lr: np.ndarray
+) -> None:
+    """Also where the sets themselves have one name, as two folders called HR have."""
+    [setting] = parse_settings(f"folder:{folder}", (10,), allow_command=True)
+    small = lr[:40, :57]
+    gt = small.repeat(4, axis=0).repeat(4, axis=1)
+    other = gt.copy()
+    other[0, 0] ^= 1
+    one, two = (EvalSet(n, (EvalImage("one", gt, small),), "made") for n in ("HR", "copy"))
+    three = EvalSet("HR", (EvalImage("one", other, small, Path("HR", "one.png")),), "made")
+    evaluate_sets({"bicubic": bicubic}, [one, two], [setting], ["y-c4"], cache=cache)
+    message = r"names, and 'one' of copy and HR/one\.png are two pictures of one name"
+    with pytest.raises(CodecError, match=message):
+        evaluate_sets({"bicubic": bicubic}, [two, three], [setting], ["y-c4"], cache=cache)
+    with pytest.raises(CodecError, match=r"'one' of HR and HR/one\.png are"):
+        check_namesakes(get_codec(setting.codec), [(s.name, s.images) for s in (one, three)])
+    evaluate_sets({"bicubic": bicubic}, [two, three], [Setting("webp", 10)], ["y-c4"], cache=cache)
 
 
 def test_the_fingerprint_follows_the_files(folder: Path) -> None:

@@ -221,6 +221,40 @@ def test_a_folder_without_the_images_of_the_package(run, world, tmp_path):
     assert {row["images"] for row in done.record["scores"]["rows"]} == {2}
 
 
+@pytest.mark.parametrize("name", ["tune_prompts", "tune_full", "pretrain_base"])
+def test_two_pictures_of_one_name(run, world, tmp_path, name):
+    """The validation picture would be restored from a training picture's coded version."""
+    cut = {"train": world.train / "city.png", "val": world.validation / "girl.png"}
+    for folder, path in cut.items():
+        (tmp_path / folder).mkdir()
+        save_png(tmp_path / folder / "0001.png", read_rgb(path)[:80, :96])
+    (tmp_path / "coded" / "5").mkdir(parents=True)
+    small = bicubic_down4(read_rgb(tmp_path / "train" / "0001.png"))
+    save_png(tmp_path / "coded" / "5" / "0001.png", small)
+    codec = f"folder:{tmp_path / 'coded'}"
+    options = {"codec": codec, "qualities": (5,), "evaluate_on": (str(tmp_path / "val"),)}
+    if name == "pretrain_base":
+        slot = f'[[slots]]\nname = "mine"\ncodec = "{codec}"\nqualities = [5]\n'
+        (tmp_path / "mine.toml").write_text(slot, encoding="utf-8")
+        options = {"suite": str(tmp_path / "mine.toml")}
+    options |= {"allow_command": True, "train_data_dir": (str(tmp_path / "train"),)}
+    steps = []
+    files = r"and \S*train/0001\.png and \S*val/0001\.png are two .*: rename one of them"
+    with pytest.raises(CodecError, match=files):
+        run(
+            name,
+            tmp_path / "out",
+            **options,
+            validation_data_dir=str(tmp_path / "val"),
+            at={1: steps.append},
+        )
+    assert not steps
+    # The same picture on both sides is no mistake.
+    save_png(tmp_path / "val" / "0001.png", read_rgb(tmp_path / "train" / "0001.png"))
+    done = run(name, tmp_path / "out", **options, validation_data_dir=str(tmp_path / "val"))
+    assert done.record["scores"]["rows"]
+
+
 def test_output_folder_that_cannot_be_made(run, tmp_path):
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     with pytest.raises(DataError, match=r"cannot make --output_dir .*file/out"):

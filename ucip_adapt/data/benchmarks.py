@@ -34,6 +34,7 @@ class EvalImage:
         name: File name without suffix.
         gt: Truth, ``4H x 4W x 3`` uint8.
         lr: Reduced image, ``H x W x 3`` uint8.
+        path: File of the truth; None where there is none.
 
     Example:
         >>> gt = np.zeros((32, 48, 3), np.uint8)
@@ -44,6 +45,7 @@ class EvalImage:
     name: str
     gt: NDArray[np.uint8]
     lr: NDArray[np.uint8]
+    path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,9 @@ def _stored(name: str, folder: Path, truths: list[Path]) -> EvalSet:
     if not lr.is_dir():
         return _from_folder(name, truths)
     pairs = match_by_stem(truths, list_images(lr))
-    images = tuple(_checked(EvalImage(a.stem, modcrop(read_rgb(a)), read_rgb(b))) for a, b in pairs)
+    images = tuple(
+        _checked(EvalImage(a.stem, modcrop(read_rgb(a)), read_rgb(b), a)) for a, b in pairs
+    )
     return EvalSet(name, images, "stored")
 
 
@@ -189,5 +193,5 @@ def _from_folder(name: str, paths: list[Path]) -> EvalSet:
     for path in paths:
         gt = modcrop(read_rgb(path))
         lr = bicubic_down4(gt, edge=rule) if gt.size else gt
-        images.append(_checked(EvalImage(path.stem, gt, lr)))
+        images.append(_checked(EvalImage(path.stem, gt, lr, path)))
     return EvalSet(name, tuple(images), rule)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +30,14 @@ from ucip_adapt.codecs.base import (
 from ucip_adapt.data.bicubic import EdgeRule, bicubic_down4, modcrop
 from ucip_adapt.data.cache import ArrayCache, CachedArray, file_digest
 from ucip_adapt.data.images import read_rgb
-from ucip_adapt.errors import ConfigError, DataError
+from ucip_adapt.errors import CodecError, ConfigError, DataError
 
 __all__ = [
     "DegradedImage",
+    "Picture",
     "Pixels",
     "Setting",
+    "check_namesakes",
     "compress_lr",
     "degrade_images",
     "parse_settings",
@@ -114,6 +117,7 @@ class DegradedImage:
         name: File name without suffix.
         gt: Ground truth, ``4H x 4W x 3`` uint8.
         lq: Compressed low-resolution images, ``H x W x 3`` uint8, by setting.
+        path: File of the truth; None where it lies in a shard of a suite.
 
     Example:
         >>> gt = np.zeros((32, 48, 3), np.uint8)
@@ -124,6 +128,7 @@ class DegradedImage:
     name: str
     gt: Pixels
     lq: dict[Setting, Pixels]
+    path: Path | None = None
 
 
 def read_gt(path: Path) -> NDArray[np.uint8]:
@@ -175,7 +180,8 @@ def _degrade_file(
             lambda: code_image(codec, lr(), setting.quality, name=path.stem).pixels,
         )
 
-    return DegradedImage(path.stem, gt, {setting: compressed(setting) for setting in settings})
+    lq: dict[Setting, Pixels] = {setting: compressed(setting) for setting in settings}
+    return DegradedImage(path.stem, gt, lq, path)
 
 
 def degrade_images(
@@ -231,6 +237,76 @@ def degrade_images(
     with ThreadPoolExecutor(max_workers=workers) as pool:
         jobs = pool.map(lambda path: _degrade_file(path, known, cache, edge, min_side), paths)
         return list(tqdm(jobs, total=len(paths), desc="images", unit="image", disable=not progress))
+
+
+class Picture(Protocol):
+    """An image with its truth, to train on or to be measured on.
+
+    Example:
+        >>> picture: Picture = DegradedImage("black", np.zeros((32, 48, 3), np.uint8), {})
+        >>> picture.name
+        'black'
+    """
+
+    @property
+    def name(self) -> str:
+        """File name without suffix."""
+        ...
+
+    @property
+    def gt(self) -> Pixels:
+        """Truth."""
+        ...
+
+    @property
+    def path(self) -> Path | None:
+        """File of the truth, if it is one."""
+        ...
+
+
+def check_namesakes(codec: Codec, groups: Iterable[tuple[str, Iterable[Picture]]]) -> None:
+    """Refuse two pictures of one name where the codec goes by names: both would get the same.
+
+    One picture that is in several groups is fine.
+
+    Args:
+        codec: The codec.
+        groups: All pictures that it is asked for, behind what the message calls their place.
+
+    Raises:
+        CodecError: If it is a :class:`~ucip_adapt.codecs.base.NamedCodec` and a name is that of two
+            pictures; the message says which files.
+
+    Example:
+        >>> black, grey = (np.full((32, 48, 3), level, np.uint8) for level in (0, 128))
+        >>> groups = [
+        ...     ("training", [DegradedImage("0001", black, {})]),
+        ...     ("Set5", [DegradedImage("0001", grey, {})]),
+        ... ]
+        >>> check_namesakes(get_codec("webp"), groups)
+    """
+    if not isinstance(codec, NamedCodec):
+        return
+    seen: dict[str, tuple[str, Picture]] = {}
+    for group, pictures in groups:
+        for picture in pictures:
+            other_group, other = seen.setdefault(picture.name, (group, picture))
+            if other is not picture and not _same(other, picture):
+                first, second = _where(other_group, other), _where(group, picture)
+                raise CodecError(
+                    f"{codec.spec.name} finds images by their names, and {first} and {second} are "
+                    "two pictures of one name: rename one of them, and its coded versions"
+                )
+
+
+def _same(one: Picture, two: Picture) -> bool:
+    if one.path is not None and one.path == two.path:
+        return True
+    return np.array_equal(np.asarray(one.gt), np.asarray(two.gt))
+
+
+def _where(group: str, picture: Picture) -> str:
+    return f"'{picture.name}' of {group}" if picture.path is None else str(picture.path)
 
 
 def _with_name(key: str, codec: Codec, name: str) -> str:

@@ -18,9 +18,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ucip_adapt.assets import image_folder
+from ucip_adapt.codecs import get_codec
 from ucip_adapt.config import to_dict
 from ucip_adapt.data import (
     ArrayCache,
+    EvalSet,
     PairedCrops,
     Setting,
     default_cache_dir,
@@ -28,6 +30,7 @@ from ucip_adapt.data import (
     list_images,
 )
 from ucip_adapt.data.benchmarks import data_root
+from ucip_adapt.data.degrade import Picture, check_namesakes
 from ucip_adapt.data.paired import CropSample
 from ucip_adapt.errors import CodecError, ConfigError, DataError
 from ucip_adapt.suites.read import BuiltSuite, open_suite
@@ -252,6 +255,8 @@ def training_crops(
     settings: Sequence[Setting],
     accelerator: Accelerator,
     slots: Sequence[int] | None = None,
+    *,
+    measured: Sequence[EvalSet] = (),
 ) -> PairedCrops:
     """Degrade the training images at the settings and make the data set of crops.
 
@@ -260,10 +265,12 @@ def training_crops(
         settings: Codecs and qualities.
         accelerator: The run's accelerator.
         slots: Number of the slot of each setting; None makes each codec a slot.
+        measured: Sets that the run is measured on.
 
     Raises:
         DataError: If an image cannot be used, or a built suite is not what its manifest says.
-        CodecError: If a codec fails, or one that goes by names lacks an image.
+        CodecError: If a codec fails, or one that goes by names lacks an image, or is asked for two
+            pictures of one name, in whatever sets.
     """
     progress = accelerator.is_local_main_process
     if cfg.suite_dir is not None:
@@ -288,6 +295,10 @@ def training_crops(
         except CodecError as error:
             # What is to be done about it hangs on where the image comes from.
             raise CodecError(f"--train_data_dir {' '.join(cfg.train_data_dir)}: {error}") from error
+    groups: list[tuple[str, Sequence[Picture]]] = [(str(cfg.suite_dir), images)]
+    groups += [(one.name, one.images) for one in measured]
+    for codec in dict.fromkeys(setting.codec for setting in settings):
+        check_namesakes(get_codec(codec), groups)
     return PairedCrops(images, patch_size=cfg.patch_size, seed=cfg.seed, slots=slots)
 
 
