@@ -308,6 +308,16 @@ def test_run_recipe_reports_known_errors_in_one_line(capsys: pytest.CaptureFixtu
     assert run_recipe(lambda _: None, Options, description="", argv=["--codec=webp"]) == 0
 
 
+def test_run_recipe_prints_the_notes_of_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(config: Options) -> None:
+        error = NonFiniteError("the loss is nan")
+        error.add_note("the weights are in x")
+        raise error
+
+    assert run_recipe(fail, Options, description="", argv=["--codec=webp"]) == 2
+    assert capsys.readouterr().err == "error: the loss is nan\nnote: the weights are in x\n"
+
+
 def test_run_recipe_lets_bugs_keep_their_traceback() -> None:
     def bug(config: Options) -> None:
         raise KeyError(config.codec)

@@ -242,8 +242,8 @@ def run_recipe(
 
     Returns:
         Exit code: 0, or 2 after a :class:`~ucip_adapt.errors.UcipError`, whose text is then on
-        stderr; 130 after Ctrl-C, with a line that says "stopped". Any other exception is a bug and
-        keeps its traceback.
+        stderr, with a line for each of its notes; 130 after Ctrl-C, with a line that says
+        "stopped". Any other exception is a bug and keeps its traceback.
 
     Example:
         >>> @dataclass(frozen=True)
@@ -258,6 +258,8 @@ def run_recipe(
         main(parse_config(cls, arguments, prog=Path(sys.argv[0]).name, description=description))
     except UcipError as error:
         sys.stderr.write(f"error: {error}\n")
+        for note in getattr(error, "__notes__", ()):
+            sys.stderr.write(f"note: {note}\n")
         return _EXIT_CODE_KNOWN_ERROR
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"stopped: {stop}\n" if str(stop) else "stopped\n")

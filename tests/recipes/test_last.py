@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from safetensors.numpy import load as read_safetensors
 
@@ -18,6 +20,9 @@ MEASURING = {
     "tune_full": "ucip_adapt.training.tuning_run.evaluate_sets",
     "pretrain_base": "ucip_test_recipe_pretrain_base.choose_window",
 }
+
+
+WHERE = r"its last step is in .*step-00000003; .* --resume_from_checkpoint latest goes"
 
 
 def options(name):
@@ -39,11 +44,13 @@ def test_what_was_trained_is_in_a_checkpoint(run, recipes, tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(MEASURING[name], interrupted)
         if how == "error":
-            with pytest.raises(DataError, match="an image has gone"):
+            with pytest.raises(DataError, match="an image has gone") as caught:
                 run(name, folder, **options(name))
+            assert str(caught.value) == "an image has gone"
+            [note] = caught.value.__notes__
+            assert re.search(WHERE, note)
         else:
-            where = r"its last step is in .*step-00000003; .* --resume_from_checkpoint latest goes"
-            with pytest.raises(KeyboardInterrupt, match=where):
+            with pytest.raises(KeyboardInterrupt, match=WHERE):
                 run(name, folder, **options(name))
     assert not (folder / "results.json").exists()
     again = run(name, folder, **options(name), resume_from_checkpoint="latest")
@@ -55,10 +62,26 @@ def test_what_was_trained_is_in_a_checkpoint(run, recipes, tmp_path, monkeypatch
     assert again.record["scores"]["rows"] == whole.record["scores"]["rows"]
 
 
-def test_a_disk_without_room_for_it_costs_no_result(run, tmp_path, monkeypatch):
-    def full(self, step):
-        raise CheckpointError(f"the checkpoint of step {step} could not be written.")
+def full(self, step):
+    raise CheckpointError(f"the checkpoint of step {step} could not be written.")
 
+
+def test_no_note_of_a_checkpoint_that_is_not_there(run, recipes, tmp_path, monkeypatch):
+    def gone(*_, **__):
+        raise DataError("an image has gone")
+
+    recipes("tune_prompts")
+    monkeypatch.setattr(MEASURING["tune_prompts"], gone)
+    monkeypatch.setattr(Checkpoints, "save", full)
+    with (
+        pytest.warns(CheckpointWarning, match="step 3 could not be"),
+        pytest.raises(DataError, match="an image has gone") as caught,
+    ):
+        run("tune_prompts", tmp_path / "out")
+    assert not hasattr(caught.value, "__notes__")
+
+
+def test_a_disk_without_room_for_it_costs_no_result(run, tmp_path, monkeypatch):
     monkeypatch.setattr(Checkpoints, "save", full)
     with pytest.warns(CheckpointWarning, match=r"step 3 could not be .* goes on to its result"):
         done = run("tune_prompts", tmp_path / "out")

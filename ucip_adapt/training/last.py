@@ -30,7 +30,8 @@ def weights_kept(accelerator: Accelerator, checkpoints: Checkpoints, step: int) 
         step: Optimizer steps done.
 
     Raises:
-        KeyboardInterrupt: After Ctrl-C in the block; its text says where the weights are.
+        KeyboardInterrupt: After Ctrl-C in the block; its text says where the weights are. Of any
+            other exception a note does, which :func:`.run_recipe` and tracebacks print.
 
     Example:
         >>> import tempfile
@@ -46,15 +47,20 @@ def weights_kept(accelerator: Accelerator, checkpoints: Checkpoints, step: int) 
         ['step-00000010']
     """
     folder = _save(accelerator, checkpoints, step)
+    where = (
+        f"the training had ended, its last step is in {folder}; the same command with "
+        "--resume_from_checkpoint latest goes on from there to the result"
+    )
     try:
         yield
     except KeyboardInterrupt:
         if folder is None:
             raise
-        raise KeyboardInterrupt(
-            f"the training had ended, its last step is in {folder}; the same command with "
-            "--resume_from_checkpoint latest goes on from there to the result"
-        ) from None
+        raise KeyboardInterrupt(where) from None
+    except Exception as error:
+        if folder is not None:
+            error.add_note(where)
+        raise
 
 
 def _save(accelerator: Accelerator, checkpoints: Checkpoints, step: int) -> Path | None:
