@@ -400,6 +400,12 @@ def test_real_cells_of_a_codec_of_ones_own(compare, place, world, monkeypatch):
     assert header.split()[-4:] == ["few", "8", "few", "32"]
     assert any(line.startswith("iv - i ") and line.split()[2] != "-" for line in lines)
 
+    moved = place / "else where" / program.name
+    moved.parent.mkdir()
+    moved.write_bytes(program.read_bytes())
+    there = [flag.replace(str(program), str(moved)) for flag in flags]
+    _, lines, _ = compare(*there, "--print_only")
+    assert not [line for line in lines if line.startswith("left out ")], "the same, elsewhere"
     program.write_text(program.read_text() + "# changed\n")
     code, lines, _ = compare(*flags, "--print_only")
     left = [line for line in lines if line.startswith("left out ")]

@@ -496,7 +496,7 @@ def test_folders_of_images_are_asked_for_what_they_hold(photos, tmp_path):
     suite.write_text(f'description = "One folder"\n{text}')
     with pytest.raises(ConfigError, match=r"has no quality 25\. Known: 10, 40"):
         fill_suite(load_suite(suite, allow_command=True), allow_command=True)
-    suite.write_text(f'description = "One folder"\n{text.replace("25", "40")}')
+    suite.write_text(f'description = "One folder"\n{text.replace("[10, 25]", "[10, 40]")}')
     filled = fill_suite(load_suite(suite, allow_command=True), allow_command=True)
     with pytest.raises(CodecError, match="by their names, and two are called '0001'"):
         BuildPlan.make(filled, ["cat/0001.png", "dog/0001.png"])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ucip_adapt.codecs import all_codecs, get_codec
 from ucip_adapt.codecs.base import fingerprint_digest
 from ucip_adapt.errors import ConfigError
+from ucip_adapt.suites.published import public
 
 __all__ = ["OwnCodec", "flags_of", "is_own_codec", "read_own_codec"]
 
@@ -22,8 +23,8 @@ class OwnCodec:
     Attributes:
         name: What its cells, files and tables are called by.
         location: ``command:...`` or ``folder:...``, what recipes are told.
-        digest: Hash of its words and of the files they name; None where it is not on this machine,
-            which can then show its cells, not make them.
+        digest: Hash of its words and of the files they name, wherever these lie; None where it is
+            not on this machine, which can then show its cells, not make them.
         missing: Why it is not.
     """
 
@@ -92,7 +93,7 @@ def read_own_codec(text: str, *, allow_command: bool) -> OwnCodec | None:
     state = codec.available()
     if not state.ok:
         return OwnCodec(name, location, None, state.reason)
-    return OwnCodec(name, location, fingerprint_digest(codec.fingerprint()))
+    return OwnCodec(name, location, fingerprint_digest(public(codec.fingerprint())))
 
 
 def flags_of(codec: str, own: OwnCodec | None) -> tuple[str, ...]:
