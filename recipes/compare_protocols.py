@@ -12,7 +12,6 @@ is a dash; a run that is stopped goes on where it was. The exit code is 3 if a c
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from ucip_adapt.data.degrade import parse_settings
 from ucip_adapt.experiments.compare import Finished, read_cells
 from ucip_adapt.experiments.groups import read_experiments
 from ucip_adapt.experiments.ledger import Ledger
-from ucip_adapt.experiments.own_codec import read_own_codec
+from ucip_adapt.experiments.own_codec import OwnCodec, read_own_codec
 from ucip_adapt.experiments.plan import (
     borrowed_rates,
     current,
@@ -140,21 +139,31 @@ def _has_rows(cells: Sequence[Finished], matrix: Matrix, prompts: str) -> bool:
     return any(row_of(config, prompts) not in {None, "i"} for config in own)
 
 
+def chosen_qualities(cfg: Options, own: OwnCodec | None) -> tuple[int, ...]:
+    """Qualities that cells are restricted to; none where they are those of the codec's suite."""
+    if own is not None:
+        settings = parse_settings(own.location, cfg.qualities or None)
+        return tuple(one.quality for one in settings)
+    if not cfg.qualities:
+        return ()
+    asked = {one.quality for one in parse_settings(cfg.codec, cfg.qualities)}
+    suite = {one.quality for one in parse_settings(cfg.codec)}
+    return () if asked == suite else tuple(asked)  # finished cells of the whole suite are found
+
+
 def main(cfg: Options) -> int:
     """Make and print; returns the exit code."""
     groups = read_experiments(cfg.experiments)
     own = read_own_codec(cfg.codec, allow_command=cfg.allow_command)
-    if own is not None:  # its qualities, or why they cannot be
-        settings = parse_settings(own.location, cfg.qualities or None)
-        cfg = dataclasses.replace(cfg, qualities=tuple(one.quality for one in settings))
     codec = cfg.codec if own is None else own.name
+    qualities = chosen_qualities(cfg, own)
     cells = table_cells(
         groups,
         codec,
         prompts=cfg.prompts,
         seeds=cfg.seeds,
         evaluate_on=cfg.evaluate_on,
-        qualities=cfg.qualities,
+        qualities=qualities,
         own=own is not None,
     )
     locations = read_locations(cfg.base)

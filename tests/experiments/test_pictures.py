@@ -136,5 +136,6 @@ def test_the_committed_cells_are_of_the_pictures_at_hand(data_root: Path) -> Non
     ledger = Ledger(read_experiments(ROOT / "recipes" / "experiments.toml"), folder)
     done = [cell for cell in ledger.cells().values() if ledger.path(cell).is_file()]
     wanted = [name for name in sets_of(done, data_root) if name != "Manga109"]
+    assert {"Set5", "Urban100", "train/CID22"} <= set(wanted)
     kept = read_pictures(folder)
     assert digests_of(wanted, data_root) == {name: kept[name] for name in wanted}

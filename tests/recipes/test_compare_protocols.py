@@ -251,6 +251,23 @@ def test_other_qualities_of_a_known_codec(compare, started):
     assert not [line for line in lines if line.startswith("rate ")]
     code, _, error = compare("--qualities", "101")
     assert (code, "webp takes quality 0 to 100, not 101" in error) == (2, True)
+    code, _, error = compare("--qualities", "5", "5")
+    assert (code, "one is named twice" in error) == (2, True)
+    compare("--seeds", "1")
+    compare("--seeds", "1", "--qualities", "40", "10", "20", "30")
+    plain, whole = ([cell.id for cell in queue] for _, queue in started[1:])
+    assert plain == whole, "the suite's own qualities, in whatever order"
+
+
+def test_a_folder_of_ones_own_brings_its_qualities(compare, started, place, world):
+    for quality in ("08", "32"):
+        shutil.copytree(world.validation, place / "coded" / quality)
+    codec = f"few=folder:{place / 'coded'}"
+    code, _, _ = compare("--allow_command", "--codec", codec, "--seeds", "1")
+    cells = [cell for cell in started[0][1] if not cell.trial]
+    assert (code, {(cell.codec, cell.qualities) for cell in cells}) == (0, {("few", (8, 32))})
+    code, _, error = compare("--allow_command", "--codec", codec, "--qualities", "9")
+    assert (code, "has no quality 9. Known: 8, 32" in error) == (2, True)
 
 
 @pytest.mark.parametrize(
