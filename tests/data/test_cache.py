@@ -6,7 +6,10 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -182,6 +185,27 @@ def test_two_processes_share_a_cache(cache: ArrayCache) -> None:
     files = [path for path in cache.root.rglob("*") if path.is_file()]
     assert len(files) == 150
     assert {path.suffix for path in files} == {".npy"}
+
+
+def test_threads_parse_headers_one_after_the_other(
+    cache: ArrayCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.get("a", lambda: np.zeros((2, 2, 3), np.uint8))
+    real, inside, most = np.lib.format.open_memmap, [], []
+
+    def counted(*args: object, **options: object) -> object:
+        inside.append(threading.get_ident())
+        most.append(len(inside))
+        time.sleep(0.005)
+        try:
+            return real(*args, **options)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(np.lib.format, "open_memmap", counted)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: cache.get("a", refuse), range(12)))
+    assert (len(most), max(most)) == (12, 1)
 
 
 def test_a_reference_reads_parts_and_all(cache: ArrayCache) -> None:

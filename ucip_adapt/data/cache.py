@@ -6,6 +6,7 @@ import hashlib
 import math
 import mmap
 import os
+import threading
 import tokenize
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from ucip_adapt.digests import sha256_of
 from ucip_adapt.errors import DataError
 
 __all__ = ["ArrayCache", "CachedArray", "default_cache_dir", "file_digest"]
+
+_PARSING = threading.Lock()
+"""Python 3.11 counts the depth of all threads' syntax trees together, and numpy parses headers."""
 
 
 def default_cache_dir() -> Path:
@@ -233,7 +237,8 @@ class ArrayCache:
 
 def _open_array(path: Path) -> NDArray[np.uint8]:
     """Memory map of a file; a ValueError unless it holds exactly one uint8 array."""
-    array: np.memmap[Any, np.dtype[np.uint8]] = np.lib.format.open_memmap(path, mode="r")
+    with _PARSING:  # else, now and then, a SystemError
+        array: np.memmap[Any, np.dtype[np.uint8]] = np.lib.format.open_memmap(path, mode="r")
     if array.dtype != np.uint8 or path.stat().st_size != array.offset + array.nbytes:
         raise ValueError(f"{path} is damaged")
     return array
