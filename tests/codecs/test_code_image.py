@@ -134,3 +134,15 @@ def test_pixels_alone_are_refused(lr: np.ndarray, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(codec, "roundtrip", few_bits)
     with pytest.raises(CodecError, match=r"^bare gave a ndarray at bits 6, not a Degraded\("):
         code_image(codec, lr, 6, name="noise")
+
+
+@pytest.mark.parametrize(("name", "what"), [("nyc", "'nyc', "), ("", "an image of ")])
+def test_an_error_of_its_own_says_what_was_being_coded(
+    name: str, what: str, lr: np.ndarray
+) -> None:
+    def fail(_rgb: np.ndarray, quality: int) -> np.ndarray:
+        raise KeyError(quality)
+
+    with pytest.raises(KeyError) as caught:
+        code_image(Own("failing", fail), lr, 6, name=name)
+    assert caught.value.__notes__ == [f"failing was coding {what}36 x 24 pixels, at bits 6"]

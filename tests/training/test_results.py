@@ -172,6 +172,7 @@ def test_wrong_content_is_refused_before_anything_is_written(tmp_path):
         ("{}", "format_version None"),
         ('{"format_version": "1.0", "scores": [NaN]}', "r.json is not .* file: NaN is no number"),
         ('{"format_version": "1.0", "scores": [-Infinity]}', "-Infinity is no number of JSON"),
+        ('{"format_version": "1.0", "scores": [-1e999]}', "-1e999 is no number of JSON"),
         ('{"format_version": "2.0"}', r"reads 1\.x; update the package"),
         ('{"format_version": 1}', "format_version 1, expected one like"),
     ],

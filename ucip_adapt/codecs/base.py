@@ -14,7 +14,7 @@ from pathlib import PurePath
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from ucip_adapt.errors import CodecError, ConfigError
+from ucip_adapt.errors import CodecError, ConfigError, UcipError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -270,6 +270,8 @@ def code_image(codec: Codec, rgb: NDArray[np.uint8], quality: int, *, name: str)
             comes back is not a picture of the same size.
         ConfigError: If the quality is out of range.
 
+    Errors of other types are the codec's own, with a note of what was being coded.
+
     Example:
         >>> import numpy as np
         >>> from ucip_adapt import get_codec
@@ -279,10 +281,22 @@ def code_image(codec: Codec, rgb: NDArray[np.uint8], quality: int, *, name: str)
     # The caller codes the same array again, at other qualities and by other codecs: one that works
     # in place would change what they get. The copy takes less than any encoder.
     own = rgb.copy()
-    if name and isinstance(codec, NamedCodec):
-        coded = codec.lookup(name, own, quality)
-    else:
-        coded = codec.roundtrip(own, quality)
+    try:
+        if name and isinstance(codec, NamedCodec):
+            coded = codec.lookup(name, own, quality)
+        else:
+            coded = codec.roundtrip(own, quality)
+    except UcipError:
+        raise
+    except Exception as error:
+        # Somebody's own codec failed by an error of its own, whose trace lacks what was coded.
+        height, width = rgb.shape[:2]
+        what = f"'{name}', " if name else "an image of "
+        error.add_note(
+            f"{codec.spec.name} was coding {what}{width} x {height} pixels, "
+            f"at {codec.spec.parameter} {quality}"
+        )
+        raise
     _check_coded(coded, rgb, codec.spec, quality)
     return coded
 

@@ -31,7 +31,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ucip_adapt.atomic import write_atomically
 from ucip_adapt.config import to_dict
@@ -317,8 +317,13 @@ def _finite(value: Any, key: str) -> Any:  # noqa: ANN401 - JSON has no narrower
     return value
 
 
-def _no_number(text: str) -> None:
+def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no number of JSON; make the results again")
+
+
+def _finite_number(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
 
 
 def read_results(path: str | Path) -> dict[str, Any]:
@@ -331,12 +336,14 @@ def read_results(path: str | Path) -> dict[str, Any]:
         Its content; unknown keys are kept, with a warning.
 
     Raises:
-        ResultsError: If the file is missing, not JSON (NaN and infinity are not), or of another
-            major version.
+        ResultsError: If the file is missing, not JSON (NaN and infinity are not, nor is 1e999),
+            or of another major version.
     """
     path = Path(path)
     try:
-        results = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        results = json.loads(
+            path.read_text(encoding="utf-8"), parse_constant=_no_number, parse_float=_finite_number
+        )
     except FileNotFoundError:
         raise ResultsError(f"there is no results file {path}") from None
     except (OSError, ValueError) as error:
