@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +105,7 @@ def test_the_ending_of_a_result_says_its_format(here, nano, capsys):
     for words, message in [
         (["a.png", "-o", "b.bmp"], "b.bmp: no .bmp can be written; these can: .jpeg, .jpg, .png"),
         (["a.png", "-o", "b.gif"], "no .gif can be written"),
+        (["a.png", "-o", "b.pgn"], ".webp; a folder ends with a slash: b.pgn/"),
         (["a.png", "-o", "b.png", "--format=webp"], "--format webp contradicts b.png"),
         (["in", "-o", "b.png"], "b.png is named like one picture; 2 need a folder"),
         (["a.png", "-o", "out", "--suffix=/x"], "without slashes"),
@@ -117,6 +119,14 @@ def test_the_ending_of_a_result_says_its_format(here, nano, capsys):
     assert main(["upscale", "a.png", "-o", "out.d", "--format=webp", *nano]) == 0
     assert Image.open("b.tiff").format == "TIFF"
     assert Image.open("out.d/a_x4.webp").format == "WEBP"
+
+
+@pytest.mark.parametrize("output", ["x4.2026", "v1.2", "b.pgn/", "b.png/", "there.pgn", "out"])
+def test_what_is_a_folder(here, output):
+    here("a.png", "there.pgn/old.png")
+    assert pairs("a.png", output=output) == [("a.png", str(Path(output, "a_x4.png")))]
+    here("c.png")
+    assert len(pairs("a.png", "c.png", output="b.pgn")) == 2
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,7 +80,8 @@ def collect_jobs(
 
     Args:
         inputs: Files, folders, patterns, or ``-`` alone.
-        output: A folder; for a single picture also a file that ends like a picture; or ``-``.
+        output: A folder; for a single picture also a file that ends like a picture; or ``-``. A
+            slash at its end says that it is a folder.
         file_format: Name of :data:`~ucip_adapt.imaging.FORMATS`; None goes by the ending of
             ``output``, and is PNG for a folder.
         suffix: Put behind the name of each result.
@@ -135,12 +137,17 @@ def collect_jobs(
 def _is_file_name(output: str, file_format: str | None, pictures: int) -> bool:
     """Whether the output is a file, not a folder."""
     ending = Path(output).suffix.lower()
-    if Path(output).is_dir() or ending not in {*_READABLE, *_WRITABLE}:
+    if Path(output).is_dir() or output.endswith("/"):
+        return False
+    known = ending in {*_READABLE, *_WRITABLE}
+    # "x4.pgn" for one picture is a slip, and not a folder; folders are called "v1.2" or "x4.2026".
+    if not known and not (pictures == 1 and re.fullmatch(r"\.[a-z][a-z0-9]{1,4}", ending)):
         return False
     asked = format_of(output)
     if asked is None:
         able = ", ".join(sorted(_WRITABLE))
-        raise ConfigError(f"{output}: no {ending} can be written; these can: {able}")
+        folder = "" if known else f"; a folder ends with a slash: {output}/"
+        raise ConfigError(f"{output}: no {ending} can be written; these can: {able}{folder}")
     if pictures > 1:
         raise ConfigError(f"{output} is named like one picture; {pictures} need a folder")
     if file_format not in {None, asked}:
