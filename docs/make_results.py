@@ -13,10 +13,10 @@ import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from pages import fill, finish
+from repeats import made_again, several_seeds
 
 from ucip_adapt.experiments.bases import (
     base_records,
@@ -38,7 +38,6 @@ from ucip_adapt.experiments.compare import (
 from ucip_adapt.experiments.groups import read_experiments
 from ucip_adapt.experiments.ledger import Ledger
 from ucip_adapt.experiments.plan import current, planned_config
-from ucip_adapt.experiments.statistics import spread
 from ucip_adapt.experiments.sweeps import (
     against,
     forgetting,
@@ -368,48 +367,13 @@ def longer_stage() -> str:
 
 
 def repeat() -> str:
-    """For the rows of Table 3 with several seeds: the command, its time, its number, the spread."""
-    lines = []
-    for codec in TABLE_3:
-        for matrix in matrices(planned(), codec):
-            for method in dict.fromkeys(cell.config["method"] for cell in cells()):
-                runs = [
-                    cell
-                    for cell in cells()
-                    if belongs(cell.config, matrix)
-                    and cell.config["method"] == method
-                    and cell.config["base_kind"] == "prompted"
-                    and cell.seed is not None
-                ]
-                if len(runs) > 1:
-                    lines.append(repeat_line(sorted(runs, key=lambda cell: cell.seed or 0)))
-    if not lines:
-        return "No cell is finished with more than one seed yet."
-    header = ("command", "seconds, training + evaluation", "mean PSNR", "of all seeds", "seeds")
-    note = (
-        "Mean PSNR in dB over the sets and qualities of the cell, and smallest to largest over the "
-        "seeds that are finished: what another machine may differ by. Other versions of encoders "
-        "compress to other pictures; each file names the versions that it was made with."
-    )
-    return "\n\n".join([Table("", header, tuple(lines)).markdown(), note])
+    """For the rows of Table 3 with several seeds: a cell, its time, its number, the spread."""
+    return several_seeds(cells(), planned(), TABLE_3)
 
 
-def repeat_line(runs: Sequence[Finished]) -> tuple[str, ...]:
-    """One line of :func:`repeat`: the first seed, and the spread of all."""
-    first = runs[0]
-    own = [place for place in first.places if place.codec == first.config["codec"]]
-    means = spread([fmean(run.mean(place) for place in own) for run in runs])
-    seconds, environment = first.record["seconds"], first.record["environment"]
-    return (
-        f"`{first.record['command']}`",
-        (
-            f"{seconds['training']:.0f} + {seconds['evaluation']:.0f}, {environment['cpu']}, "
-            f"{environment['cpu_cores']} cores"
-        ),
-        f"{fmean(first.mean(place) for place in own):.3f}",
-        f"{means.low:.3f} to {means.high:.3f}",
-        str(means.count),
-    )
+def repeated() -> str:
+    """Cells that were made once more, elsewhere."""
+    return made_again(RESULTS / "repeated")
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -427,6 +391,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "progress": progress,
     "rates": rates,
     "repeat": repeat,
+    "repeated": repeated,
     "table3_gif": table3_gif,
     "table3_tiny_elic": table3_tiny_elic,
     "table3_webp": table3_webp,

@@ -21,6 +21,7 @@ from ucip_adapt.training.results import read_results
 ROOT = Path(__file__).resolve().parents[2]
 CELL = "nano_webp_dpm_q10_small_rate-0.01_240-steps_12-pixels_tiny_1-images_seed0"
 BICUBIC = "webp_bicubic_q10_small"
+SAME = "weights the same bit for bit; there is no other seed to say what to expect"
 TEXT = """
 [groups.g]
 base = "nano"
@@ -58,9 +59,13 @@ def make_world(folder: Path) -> None:
 
 
 def start(world: Path, runs: str, *flags: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "recipes" / "run_experiments.py")]
-    command += ["--experiments", "e.toml", "--data", "data", "--base", "nano=nano"]
-    command += ["--runs_dir", f"{runs}/runs", "--results_dir", f"{runs}/cells", *flags]
+    folders = ("--runs_dir", f"{runs}/runs", "--results_dir", f"{runs}/cells")
+    return recipe(world, "run_experiments.py", *folders, *flags)
+
+
+def recipe(world: Path, name: str, *flags: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "recipes" / name)]
+    command += ["--experiments", "e.toml", "--data", "data", "--base", "nano=nano", *flags]
     return subprocess.Popen(
         command,
         cwd=world,
@@ -110,3 +115,15 @@ def test_stopping_and_going_on_makes_the_same_cell(tmp_path: Path) -> None:
     bicubic = read_results(tmp_path / "straight" / "cells" / f"{BICUBIC}.json")
     assert [row["method"] for row in bicubic["scores"]["rows"]] == ["bicubic", "bicubic"]
     assert "2 of 2 cells finished" in finish(start(tmp_path, "straight", "--list"))
+
+    folders = ("--results_dir", "straight/cells", "--output_dir", "again")
+    out = finish(recipe(tmp_path, "repeat_cell.py", "--cell", CELL, *folders))
+    assert f"+0.0000 dB as a mean, 0.0000 dB at most for one image; {SAME}" in out
+    again = read_results(tmp_path / "again" / "cells" / CELL / "training" / "results.json")
+    weights = "adapter_model.safetensors"
+    assert again["files"][weights] == straight["files"][weights]["sha256"]
+    bicubic_file = tmp_path / "straight" / "cells" / f"{BICUBIC}.json"
+    before = bicubic_file.read_bytes()
+    out = finish(recipe(tmp_path, "repeat_cell.py", "--cell", BICUBIC, *folders))
+    assert "0.0000 dB at most for one image; there is no other seed" in out
+    assert bicubic_file.read_bytes() == before

@@ -24,6 +24,7 @@ KINDS: Mapping[str, Callable[[Source], Section]] = MappingProxyType(
         "codecs": codecs_section,
         "matched_rates": matched_section,
         "tiny_codecs": tiny_section,
+        "repeat": lambda source: plain_section(source, "Experiments"),
         "switched_off": lambda source: plain_section(source, "Ways of tuning"),
         "rates": lambda source: plain_section(source, "Ways of tuning"),
         "train_codec": lambda source: plain_section(source, "Codecs"),
