@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ucip_adapt.experiments.compare import Finished
-from ucip_adapt.experiments.repeat import mean_psnr_of
+from ucip_adapt.experiments.repeat import mean_psnr_of, signed
 from ucip_adapt.experiments.statistics import spread
 from ucip_adapt.experiments.tables import HOLE, Table, belongs, matrices
 from ucip_adapt.training.results import read_results
@@ -73,7 +73,7 @@ def made_again(folder: Path) -> str:
                 f"`{record['config']['cell']}`",
                 _made_in(first["seconds"], first["environment"]),
                 _made_in(record["seconds"], record["environment"]),
-                f"{scores['again']['psnr_db'] - first['psnr_db']:+.4f}",
+                signed(scores["again"]["psnr_db"] - first["psnr_db"]),
                 f"{scores['largest_difference_db']:.4f}",
                 "yes" if scores["same_weights"] else "no",
                 f"{seeds['high_db'] - seeds['low_db']:.4f}" if seeds["count"] > 1 else HOLE,

@@ -20,7 +20,7 @@ from ucip_adapt.experiments.pictures import FILE
 from ucip_adapt.experiments.statistics import Spread, spread
 from ucip_adapt.experiments.tables import Table
 
-__all__ = ["Repetition", "lay_out", "mean_psnr_of", "seeds_of"]
+__all__ = ["Repetition", "lay_out", "mean_psnr_of", "seeds_of", "signed"]
 
 
 def mean_psnr_of(cell: Finished) -> float:
@@ -40,6 +40,19 @@ def mean_psnr_of(cell: Finished) -> float:
 
 def _own_places(cell: Finished) -> list[Place]:
     return [place for place in cell.places if place.codec == cell.config["codec"]]
+
+
+def signed(decibels: float) -> str:
+    """A difference in dB with four decimals; one that rounds to nothing has no minus.
+
+    Args:
+        decibels: The difference.
+
+    Example:
+        >>> signed(-0.00001), signed(-0.0012)
+        ('+0.0000', '-0.0012')
+    """
+    return f"{round(decibels, 4) + 0.0:+.4f}"
 
 
 def seeds_of(cell: Finished, cells: Iterable[Finished]) -> list[Finished]:
@@ -134,7 +147,7 @@ class Repetition:
     def verdict(self) -> str:
         """One line that says it."""
         parts = [
-            f"{self.difference:+.4f} dB as a mean, {self.largest:.4f} dB at most for one image"
+            f"{signed(self.difference)} dB as a mean, {self.largest:.4f} dB at most for one image"
         ]
         if self.first.record["files"]:
             parts.append(f"weights {'' if self.same_weights else 'not '}the same bit for bit")
@@ -155,7 +168,7 @@ class Repetition:
                     place.dataset,
                     f"{place.codec} {place.quality}",
                     *(f"{mean:.4f}" for mean in means),
-                    f"{means[1] - means[0]:+.4f}",
+                    signed(means[1] - means[0]),
                 )
             )
         header = ("set", "quality", "finished, dB", "again, dB", "difference")
