@@ -31,10 +31,10 @@ from PIL import Image
 
 from ucip_adapt.data import bicubic_down4
 from ucip_adapt.data.degrade import read_gt
+from ucip_adapt.data.images import image_names
 from ucip_adapt.suites import fill_suite, load_suite, worker
 from ucip_adapt.suites.build import build_suite
 from ucip_adapt.suites.engines import Engine, open_engine
-from ucip_adapt.suites.images import scan_images
 from ucip_adapt.suites.plan import BuildPlan
 from ucip_adapt.training.results import command_line, environment, read_results, write_results
 
@@ -79,7 +79,7 @@ def plan_for(text: str, hr: Path, folder: Path, images: int) -> BuildPlan:
     """A plan for the first images of a folder."""
     file = folder / "suite.toml"
     file.write_text(text, encoding="utf-8")
-    return BuildPlan.make(fill_suite(load_suite(file)), scan_images(hr)[:images])
+    return BuildPlan.make(fill_suite(load_suite(file)), image_names(hr)[:images])
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def png_settings(hr: Path, images: int) -> list[dict[str, Any]]:
 
     pictures = [
         get_codec("webp").roundtrip(bicubic_down4(read_gt(hr / name)), 20).pixels
-        for name in scan_images(hr)[:images]
+        for name in image_names(hr)[:images]
     ]
     raw = sum(picture.nbytes for picture in pictures)
     rows = []

@@ -44,6 +44,8 @@ class FakeNetwork(torch.nn.Module):
     def compress(self, x: torch.Tensor) -> dict[str, object]:
         assert self.updated
         assert not self.training
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert not torch.is_autocast_enabled("cpu")
         assert x.shape[2] % 64 == x.shape[3] % 64 == 0
         self.seen = FakeNetwork.last_seen = x
         return {"strings": [[[b"12345"], [b"67"]], [b"8"]], "shape": x.shape[2:]}
@@ -94,6 +96,14 @@ def test_images_are_padded_coded_and_cropped(codec: CompressAICodec) -> None:
         coded = codec.roundtrip(rgb, quality)
         np.testing.assert_array_equal(coded.pixels, rgb + np.uint8(quality))
         assert coded.num_bytes == 8
+    before = torch.get_float32_matmul_precision()
+    try:  # FakeNetwork.compress looks at what is set meanwhile
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", torch.bfloat16):
+            np.testing.assert_array_equal(codec.roundtrip(rgb, 4).pixels, coded.pixels)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
     padded = np.pad(rgb, ((0, 7), (0, 42), (0, 0)), mode="edge")
     seen = FakeNetwork.last_seen[0].mul(255).round().byte().permute(1, 2, 0)
     np.testing.assert_array_equal(seen.numpy(), padded)

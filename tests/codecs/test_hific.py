@@ -183,6 +183,18 @@ def test_any_size_comes_back_in_its_size(size: tuple[int, int], folder: Path) ->
     assert coded.pixels.shape == rgb.shape
 
 
+def test_a_training_does_not_change_what_is_coded(folder: Path) -> None:
+    """Rounded to bfloat16, the same network gives other pixels: the cache would mix them."""
+    codec = HificCodec(HIFIC.spec, weights=str(folder))
+    rgb = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    expected = codec.roundtrip(rgb, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        coded = codec.roundtrip(rgb, 1)
+    np.testing.assert_array_equal(coded.pixels, expected.pixels)
+    assert coded.num_bytes == expected.num_bytes
+    assert codec.fingerprint()["options"]["matmul_precision"] == "highest"
+
+
 def test_the_fingerprint_follows_the_weights(folder: Path, tmp_path: Path) -> None:
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

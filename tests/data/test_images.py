@@ -13,9 +13,8 @@ import pytest
 from PIL import Image
 
 from ucip_adapt.data import list_images, read_rgb
-from ucip_adapt.data.images import match_by_stem, save_png
+from ucip_adapt.data.images import image_names, match_by_stem, save_png
 from ucip_adapt.errors import DataError
-from ucip_adapt.suites.images import scan_images
 
 GREY, COLOUR, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 4, 6
 
@@ -186,6 +185,19 @@ def test_images_are_listed_in_one_order_on_every_system(tmp_path: Path) -> None:
     assert listed == sorted(names)
 
 
+def test_a_name_that_is_no_text_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    """Names go into checksums and reports, where it would fail after the work."""
+    Path(tmp_path, "a.png").touch()
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")).touch()
+    except OSError:
+        pytest.skip("this file system takes text only")
+    with pytest.raises(
+        DataError, match=r"the name of 'caf\\udce9\.png' in .* is no text; rename it"
+    ):
+        list_images(tmp_path)
+
+
 def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "set" / "here").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
@@ -199,7 +211,7 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     listed = [
         path.relative_to(tmp_path / "set").as_posix() for path in list_images(tmp_path / "set")
     ]
-    assert listed == ["here/1.png", "there/2.png"] == scan_images(tmp_path / "set")
+    assert listed == ["here/1.png", "there/2.png"] == image_names(tmp_path / "set")
 
 
 def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch) -> None:
@@ -213,7 +225,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch)
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    for look in (list_images, scan_images):
+    for look in (list_images, image_names):
         with pytest.raises(DataError, match=r"cannot list the images of .*Permission denied"):
             look(tmp_path)
 

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import ucip_adapt.cli
 from ucip_adapt.assets import shipped_bases
-from ucip_adapt.cli import COMMANDS, Command, main
+from ucip_adapt.cli import COMMANDS
 from ucip_adapt.models import UCIP, UCIPConfig
 from ucip_adapt.training.results import TOP_LEVEL_KEYS
 from ucip_adapt.tuning import DynamicPromptConfig

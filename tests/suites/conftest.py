@@ -15,11 +15,10 @@ import pytest
 
 from ucip_adapt.assets import image_folder
 from ucip_adapt.data import read_rgb
-from ucip_adapt.data.images import save_png
+from ucip_adapt.data.images import image_names, save_png
 from ucip_adapt.suites import fill_suite, load_suite
 from ucip_adapt.suites.build import BuildReport, build_suite
 from ucip_adapt.suites.engines import open_engine
-from ucip_adapt.suites.images import scan_images
 from ucip_adapt.suites.plan import BuildPlan
 
 SUITE = """
@@ -75,7 +74,7 @@ def build(photos: Path, suite_file: Path) -> Callable[..., BuildReport]:
     ) -> BuildReport:
         made = BuildPlan.make(
             fill_suite(load_suite(suite)),
-            scan_images(hr),
+            image_names(hr),
             **{"images_per_shard": 2, **(plan or {})},
         )
         with open_engine(workers=0) as engine:

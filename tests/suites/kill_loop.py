@@ -15,16 +15,16 @@ from pathlib import Path
 
 import pyarrow.parquet  # noqa: F401 - so that no child has to load it
 
+from ucip_adapt.data.images import image_names
 from ucip_adapt.suites import fill_suite, load_suite
 from ucip_adapt.suites.build import build_suite
 from ucip_adapt.suites.engines import open_engine
-from ucip_adapt.suites.images import scan_images
 from ucip_adapt.suites.plan import BuildPlan
 from ucip_adapt.suites.records import Layout
 
 
 def build(hr, suite, out):
-    plan = BuildPlan.make(fill_suite(load_suite(suite)), scan_images(hr), images_per_shard=2)
+    plan = BuildPlan.make(fill_suite(load_suite(suite)), image_names(hr), images_per_shard=2)
     with open_engine(workers=0) as engine:
         return build_suite(plan, hr, out, engine)
 

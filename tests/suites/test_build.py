@@ -21,11 +21,11 @@ from PIL import Image
 
 from ucip_adapt.cli import main
 from ucip_adapt.data import bicubic_down4, list_images, modcrop
+from ucip_adapt.data.images import image_names
 from ucip_adapt.errors import CodecError, ConfigError, DataError
 from ucip_adapt.suites import fill_suite, load_suite
 from ucip_adapt.suites.build import Part, build_suite
 from ucip_adapt.suites.engines import open_engine
-from ucip_adapt.suites.images import scan_images
 from ucip_adapt.suites.plan import BuildPlan
 from ucip_adapt.suites.records import Layout, verify_suite
 from ucip_adapt.suites.shards import read_rows
@@ -39,13 +39,13 @@ def rows_of(out):
 
 def test_images_are_listed_as_elsewhere(photos, tmp_path):
     expected = [path.relative_to(photos).as_posix() for path in list_images(photos)]
-    assert scan_images(photos) == expected
+    assert image_names(photos) == expected
     assert len(expected) == 10
     with pytest.raises(DataError, match="no folder"):
-        scan_images(tmp_path / "none")
+        image_names(tmp_path / "none")
     (tmp_path / "a.txt").touch()
     with pytest.raises(DataError, match="no images in"):
-        scan_images(tmp_path)
+        image_names(tmp_path)
 
 
 def test_every_row_against_its_image_and_its_bitstream(photos, reference):
@@ -261,7 +261,7 @@ def test_unusable_images_are_left_out_noted_and_made_later(
     assert "has transparent pixels" in noted["photo08.png"]
     assert str(spoilt) not in json.dumps(manifest)
     assert manifest["rows"] == 48
-    assert {row["image"] for row in rows_of(out)} == set(scan_images(photos)) - noted.keys()
+    assert {row["image"] for row in rows_of(out)} == set(image_names(photos)) - noted.keys()
     # Mended images are taken when asked for, and only the shards that lacked them are made.
     for name in noted:
         shutil.copy(photos / name, spoilt / name)
@@ -306,7 +306,7 @@ def test_a_codec_that_fails_on_one_image_fails_on_no_other(build, tmp_path, phot
 
 
 def test_a_worker_with_another_encoder_is_refused(photos, suite_file, tmp_path):
-    plan = BuildPlan.make(fill_suite(load_suite(suite_file)), scan_images(photos))
+    plan = BuildPlan.make(fill_suite(load_suite(suite_file)), image_names(photos))
     other = dataclasses.replace(plan.settings[0], fingerprint='{"codec": "jpeg", "version": "0"}')
     plan = dataclasses.replace(plan, settings=(other, *plan.settings[1:]))
     with (

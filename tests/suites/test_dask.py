@@ -8,11 +8,11 @@ import time
 
 import pytest
 
+from ucip_adapt.data.images import image_names
 from ucip_adapt.errors import ConfigError
 from ucip_adapt.suites import engines, fill_suite, load_suite
 from ucip_adapt.suites.build import build_suite
 from ucip_adapt.suites.engines import open_engine
-from ucip_adapt.suites.images import scan_images
 from ucip_adapt.suites.plan import BuildPlan
 
 
@@ -33,7 +33,7 @@ def test_a_killed_worker_changes_nothing(reference, photos, suite_file, hashes, 
     distributed = pytest.importorskip("distributed")
     out = tmp_path / "out"
     plan = BuildPlan.make(
-        fill_suite(load_suite(suite_file)), scan_images(photos), images_per_shard=2
+        fill_suite(load_suite(suite_file)), image_names(photos), images_per_shard=2
     )
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None

@@ -13,8 +13,9 @@ from PIL import Image
 
 from ucip_adapt.cli import main
 from ucip_adapt.data import ArrayCache, PairedCrops, Setting, degrade_images, list_images
+from ucip_adapt.data.degrade import read_gt
 from ucip_adapt.errors import ConfigError, DataError
-from ucip_adapt.suites import fill_suite, load_suite
+from ucip_adapt.suites import fill_suite, load_suite, read
 from ucip_adapt.suites.hub import files_to_push, push_suite, render_suite_card, write_suite_card
 from ucip_adapt.suites.read import open_suite
 from ucip_adapt.suites.records import Layout
@@ -62,6 +63,27 @@ def test_shards_that_hold_the_images_need_no_folder(build, photos, on_the_fly, t
     shutil.rmtree(hr)
     built = open_suite(tmp_path / "out")
     assert_same(built.images(built.settings, ArrayCache(tmp_path / "cache")), on_the_fly)
+
+
+def test_an_image_in_a_shard_that_is_not_the_one_its_row_names(
+    build, photos, tmp_path, monkeypatch
+):
+    """The cache is everybody's, and keeps a picture by the checksum that the row names."""
+    build(tmp_path / "out", plan={"hr_mode": "bytes"})
+    built, cache = open_suite(tmp_path / "out"), ArrayCache(tmp_path / "cache")
+    files = {path: path.read_bytes() for path in photos.rglob("*.png")}
+    rows_of = read.read_rows
+
+    def swapped(path, columns):
+        for row in rows_of(path, columns):
+            other = next(data for data in files.values() if data != row["hr"]["bytes"])
+            yield {**row, "hr": {**row["hr"], "bytes": other}}
+
+    monkeypatch.setattr(read, "read_rows", swapped)
+    with pytest.raises(DataError, match="is not the one that its row names by checksum"):
+        built.images(built.settings, cache)
+    image = degrade_images([next(iter(files))], [Setting("jpeg", 10)], cache)[0]
+    np.testing.assert_array_equal(image.gt, read_gt(next(iter(files))))
 
 
 def test_images_that_moved_or_changed(build, photos, on_the_fly, tmp_path):

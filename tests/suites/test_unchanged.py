@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ucip_adapt.errors import DataError
-from ucip_adapt.suites import unchanged
+from ucip_adapt.suites import unchanged, worker
 from ucip_adapt.suites.records import Layout
 
 
@@ -54,3 +54,20 @@ def test_an_image_that_changed_after_a_build_was_finished(build, photos, tmp_pat
         file.write_text(json.dumps({**record, "started": time.time() + 2 * 24 * 3600}))
     build(out, hr)
     assert len(read) == 10
+
+
+def test_an_image_that_changes_while_its_shard_is_written(build, photos, tmp_path, monkeypatch):
+    """What a shard holds is the file by whose checksum it goes, or nothing."""
+    hr, out = tmp_path / "hr", tmp_path / "out"
+    shutil.copytree(photos, hr)
+    changed, png_bytes = hr / "photo04.png", worker.png_bytes
+
+    def meanwhile(pixels):
+        Image.fromarray(pixels).save(changed)
+        return png_bytes(pixels)
+
+    monkeypatch.setattr(worker, "png_bytes", meanwhile)
+    with pytest.raises(DataError, match=r"photo04\.png is another image than the finished shards"):
+        build(out, hr, plan={"hr_mode": "bytes"})
+    for file in (out / ".build/done").rglob("*.json"):
+        assert "photo04.png" not in json.loads(file.read_text())["images"]

@@ -85,17 +85,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _build(arguments: argparse.Namespace) -> int:
     from ucip_adapt.data import data_root
+    from ucip_adapt.data.images import image_names
     from ucip_adapt.suites import fill_suite, load_suite
     from ucip_adapt.suites.build import Part, build_suite
     from ucip_adapt.suites.engines import open_engine
-    from ucip_adapt.suites.images import scan_images
     from ucip_adapt.suites.plan import BuildPlan
 
     part = Part(arguments.shard_index, arguments.num_shards)
     allowed = arguments.allow_command
     strict = True if arguments.strict else False if arguments.substitute else None
     suite = load_suite(arguments.suite, allow_command=allowed)
-    images, root = scan_images(arguments.hr), data_root(arguments.data)
+    images, root = image_names(arguments.hr), data_root(arguments.data)
     streams = _stored_streams(suite, arguments.hr / images[0], arguments.edge, root)
     plan = BuildPlan.make(
         fill_suite(suite, strict=strict, allow_command=allowed),

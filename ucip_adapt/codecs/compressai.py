@@ -25,6 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from ucip_adapt.codecs.arithmetic import FIXED, fixed_arithmetic
 from ucip_adapt.codecs.base import Availability, CodecSpec, Degraded, check_rgb, require_available
 from ucip_adapt.codecs.program import file_sha256
 from ucip_adapt.codecs.weights import find_weights, read_state_dict
@@ -104,7 +105,7 @@ class CompressAICodec:
             "library": "compressai",
             "version": metadata.version("compressai"),
             "torch": torch.__version__,
-            "options": {"pad": f"replicate to {_MULTIPLE}", "fast": self.fast},
+            "options": {"pad": f"replicate to {_MULTIPLE}", "fast": self.fast, **FIXED},
             "weights": {str(q): file_sha256(file) for q, file in self._files().items()},
         }
 
@@ -130,7 +131,8 @@ class CompressAICodec:
         check_rgb(rgb, self.spec.name)
         require_available(self.spec.name, self.available())
         file = self._files()[quality]
-        network = _network(file, file_sha256(file), self.classes)
+        with fixed_arithmetic():  # its entropy coder's tables are computed too
+            network = _network(file, file_sha256(file), self.classes)
         height, width = rgb.shape[:2]
         image = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)[None].float() / 255
         image = torch.nn.functional.pad(
@@ -138,7 +140,7 @@ class CompressAICodec:
         )
         started = time.perf_counter()
         # One image at a time: the networks' entropy models are not made for several threads.
-        with _LOCK, torch.no_grad():
+        with _LOCK, fixed_arithmetic(), torch.no_grad():
             if self.fast:
                 decoded, num_bytes = _estimate(network, image)
             else:

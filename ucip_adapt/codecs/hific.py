@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from ucip_adapt.codecs.arithmetic import FIXED, fixed_arithmetic
 from ucip_adapt.codecs.base import Availability, CodecSpec, Degraded, check_rgb, require_available
 from ucip_adapt.codecs.program import file_sha256
 from ucip_adapt.codecs.weights import find_weights, read_state_dict
@@ -107,7 +108,11 @@ class HificCodec:
             "codec": self.spec.name,
             "library": "ucip_adapt",
             "version": f"1 (torch {torch.__version__})",
-            "options": {"pad": "replicate to 128, reflect to 16", "num_bytes": "estimated"},
+            "options": {
+                "pad": "replicate to 128, reflect to 16",
+                "num_bytes": "estimated",
+                **FIXED,
+            },
             "weights": {str(q): file_sha256(file) for q, file in self._files().items()},
         }
 
@@ -137,7 +142,7 @@ class HificCodec:
         with _LOCK:
             network = load_hific(file, file_sha256(file), RATES[quality])
         started = time.perf_counter()
-        with torch.no_grad():
+        with fixed_arithmetic(), torch.no_grad():
             decoded, bits = network(image)
         seconds = time.perf_counter() - started
         pixels = decoded[0].mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()

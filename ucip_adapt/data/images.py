@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from ucip_adapt.atomic import replaced
 from ucip_adapt.errors import DataError
 
-__all__ = ["IMAGE_SUFFIXES", "list_images", "read_rgb", "save_png", "walk_images"]
+__all__ = ["IMAGE_SUFFIXES", "image_names", "list_images", "read_rgb", "save_png"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """File names that :func:`list_images` takes for images, in any case."""
@@ -34,7 +34,8 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
         Paths that end in one of :data:`IMAGE_SUFFIXES`; at least one.
 
     Raises:
-        DataError: If the folder does not exist or holds no image, or one below it cannot be listed.
+        DataError: If the folder does not exist or holds no image, one below it cannot be listed, or
+            the name of an image is no text.
 
     Example:
         >>> import tempfile
@@ -45,29 +46,41 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
         ['a.JPG', 'b.png']
     """
     # Paths themselves sort by case on one system and without on another; crops depend on the order.
-    return [Path(folder, name) for name in sorted(walk_images(folder))]
+    return [Path(folder, name) for name in image_names(folder)]
 
 
-def walk_images(folder: str | os.PathLike[str]) -> Iterator[str]:
-    """Yield the names of all images of a folder and the folders below it, in no order.
+def image_names(folder: str | os.PathLike[str]) -> list[str]:
+    """Names of all images of a folder and the folders below it, sorted.
 
     Args:
         folder: The folder.
 
-    Yields:
+    Returns:
         Paths relative to it, with forward slashes; at least one.
 
     Raises:
-        DataError: If the folder does not exist or holds no image, or one below it cannot be listed.
+        DataError: As for :func:`list_images`.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     Path(folder, "below").mkdir()
-        ...     Path(folder, "below", "a.png").touch()
-        ...     print(list(walk_images(folder)))
-        ['below/a.png']
+        ...     Path(folder, "b").mkdir()
+        ...     for name in ("b/1.png", "a.JPG", "notes.txt", ".hidden.png"):
+        ...         Path(folder, name).touch()
+        ...     print(image_names(folder))
+        ['a.JPG', 'b/1.png']
     """
+    names = sorted(_walk_images(folder))
+    for name in names:
+        try:
+            name.encode()  # it goes into checksums, reports and tables
+        except UnicodeEncodeError:
+            raise DataError(f"the name of {name!a} in '{folder}' is no text; rename it") from None
+    return names
+
+
+def _walk_images(folder: str | os.PathLike[str]) -> Iterator[str]:
+    """Yield the names of :func:`image_names`, in no order."""
     root = os.fspath(folder)
     if not Path(root).is_dir():
         raise DataError(f"no folder '{root}'")

@@ -126,7 +126,7 @@ class BuildPlan:
 
         Args:
             suite: The suite, filled.
-            images: Names from :func:`~ucip_adapt.suites.images.scan_images`.
+            images: Names from :func:`~ucip_adapt.data.images.image_names`.
             images_per_shard: None takes :func:`default_images_per_shard`.
             edge: Rule of :func:`~ucip_adapt.data.bicubic.bicubic_down4`.
             hr_mode: Whether shards hold the high-resolution files.

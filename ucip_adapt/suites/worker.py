@@ -225,5 +225,8 @@ def _row(
     }
     if task.with_hr:
         file = Path(task.hr, source.name)
-        row["hr"] = {"bytes": file.read_bytes(), "path": file.name}
+        data = file.read_bytes()
+        if hashlib.sha256(data).hexdigest() != source.hr_sha256:
+            raise changed_image(file, Path(task.out))
+        row["hr"] = {"bytes": data, "path": file.name}
     return row

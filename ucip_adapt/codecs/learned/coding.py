@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -22,9 +20,8 @@ from ucip_adapt.codecs.learned.tables import (
     gaussian_table,
 )
 
-__all__ = ["Coder", "Constants", "fixed_arithmetic", "make_constants", "make_tables"]
+__all__ = ["Coder", "Constants", "make_constants", "make_tables"]
 
-_ONE_AT_A_TIME = threading.RLock()
 _HYPER_REACH = 24  # of the side information's tables, in steps
 
 
@@ -67,26 +64,6 @@ def make_tables(network: TinyNetwork) -> Tables:
     prior.float()
     own = [frequencies(np.append(row, 0.0)) for rows in mass for row in rows]
     return Tables([*gaussians, *own])
-
-
-@contextmanager
-def fixed_arithmetic() -> Iterator[None]:
-    """Compute one way meanwhile, whatever a training has set, so that streams and pixels are fixed.
-
-    In one thread, so that additions have one order; without factors rounded to bfloat16, neither
-    by the precision of matrix products nor by autocast. Torch keeps these settings for the whole
-    process, so that callers in several threads take turns; to code many images at once, use
-    processes.
-    """
-    with _ONE_AT_A_TIME, torch.autocast("cpu", enabled=False):
-        threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-        torch.set_num_threads(1)
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(precision)
-            torch.set_num_threads(threads)
 
 
 class Coder:

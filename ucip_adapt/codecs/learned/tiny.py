@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ucip_adapt.assets
+from ucip_adapt.codecs.arithmetic import FIXED, fixed_arithmetic
 from ucip_adapt.codecs.base import (
     Availability,
     CodecSpec,
@@ -83,7 +84,7 @@ class TinyCodec:
             "library": "torch",
             "version": metadata.version("torch"),
             "encoder": f"constriction {metadata.version('constriction')}",
-            "options": {"threads": 1, "matmul_precision": "highest"},
+            "options": dict(FIXED),
             "weights_sha256": self._sha256(),
         }
 
@@ -98,8 +99,6 @@ class TinyCodec:
             CodecError: If the codec is not available, or the image cannot be coded.
             ConfigError: If there is no such rate.
         """
-        from ucip_adapt.codecs.learned.coding import fixed_arithmetic
-
         self.spec.check_quality(quality)
         check_rgb(rgb, self.spec.name)
         height, width = rgb.shape[:2]
@@ -129,8 +128,6 @@ class TinyCodec:
         Raises:
             CodecError: If the stream is damaged, or made by another codec or other weights.
         """
-        from ucip_adapt.codecs.learned.coding import fixed_arithmetic
-
         coder, sha256 = self._coder()
         header, payload = unpack(stream, self.spec.name, sha256)
         self.spec.check_quality(header.rate)
