@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
-from ucip_adapt import codecs, load
+from ucip_adapt import UCIP, UCIPConfig, codecs, load
 from ucip_adapt.cli import main
 from ucip_adapt.codecs import get_codec
 from ucip_adapt.data import bicubic_up4, load_eval_set
@@ -152,6 +152,14 @@ def test_a_shipped_adapter_is_known_by_its_name(photo: Path, base: tuple[str, ..
     psnr = {(point["curve"], point["quality"]): point["psnr_db"] for point in found}
     assert psnr["adapter webp", 10] == pytest.approx(expected, abs=1e-3)
     assert abs(psnr["bicubic", 10] - expected) > 0.01
+
+
+def test_a_base_called_bicubic_does_not_take_its_place(photo: Path) -> None:
+    folder = photo.parent / "bicubic"
+    UCIP(UCIPConfig.preset("nano")).save_pretrained(folder)
+    found = measured(photo, "--codecs", "webp:10,40", "--base", str(folder))
+    curves = {point["curve"] for point in found}
+    assert curves == {"codec alone", "bicubic", "base bicubic"}
 
 
 def test_an_adapter_that_is_not_there_is_a_message(

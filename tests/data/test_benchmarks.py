@@ -95,7 +95,7 @@ def test_a_part_of_a_benchmark(tmp_path: Path, photo: np.ndarray) -> None:
     for number in range(1, 6):
         save(tmp_path / "Set5" / "HR" / f"{number}.png", photo[:40, : 40 + 4 * number])
         save(tmp_path / "Set5" / "LRbicx4" / f"{number}.png", photo[:10, : 10 + number])
-    (tmp_path / "Set5" / "few.txt").write_text("4\n2\n", encoding="utf-8")
+    (tmp_path / "Set5" / "few.txt").write_text("4\n\n 2 \n", encoding="utf-8")
     every = load_eval_set("Set5/every2", tmp_path)
     assert (every.name, every.lr_source) == ("Set5/every2", "stored")
     assert [image.name for image in every.images] == ["1", "3", "5"]
@@ -106,8 +106,8 @@ def test_a_part_of_a_benchmark(tmp_path: Path, photo: np.ndarray) -> None:
     for wrong in ("Set5/none", "Set5/every0", "Set5/every", "Set5/../Set5/few"):
         with pytest.raises(DataError, match=r"Set5 has no part '.*': write Set5/everyN, or"):
             load_eval_set(wrong, tmp_path)
-    (tmp_path / "Set5" / "few.txt").write_text("2 7", encoding="utf-8")
-    with pytest.raises(DataError, match=r"Set5/few\.txt names 7, which is not there"):
+    (tmp_path / "Set5" / "few.txt").write_text("2\nno 7", encoding="utf-8")
+    with pytest.raises(DataError, match=r"Set5/few\.txt names no 7, which is not there"):
         load_eval_set("Set5/few", tmp_path)
 
 

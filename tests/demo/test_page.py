@@ -37,6 +37,8 @@ def test_without_gradio_one_line_says_how_to_get_it(flags, tmp_path, monkeypatch
     ("flags", "message"),
     [
         (["--port", "99999"], "--port must lie between 0 and 65535, not 99999"),
+        (["--export-space", "x", "--base", "ucip-tiny"], "a Space has the defaults"),
+        (["--export-space", "x", "--max-pixels", "9"], "a Space has the defaults"),
         (["--port", "-3"], "--port must lie between 0 and 65535, not -3"),
         (["--base", "nosuch"], "nosuch"),
     ],

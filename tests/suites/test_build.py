@@ -388,6 +388,8 @@ def test_a_dry_run_opens_no_image_and_writes_nothing(tmp_path, suite_file, capsy
         (["--suite", "webp"], "--hr is required"),
         (["--suite", "webp", "--hr", "x", "--workers", "-1"], "--workers must be at least 0"),
         (["--suite", "webp", "--hr", "x", "--strict", "--substitute"], "exclude each other"),
+        (["--suite", "webp", "--hr", "x", "--engine", "dask", "--workers", "2"], "has its own w"),
+        (["--suite", "webp", "--hr", "x", "--private"], "--private belongs to --push-to-hub"),
         (["--suite", "webp", "--hr", "no/such"], "no folder 'no/such'"),
         (["--suite", "webp", "--hr", "PHOTOS", "--engine", "dask"], "needs --scheduler ADDRESS"),
         (["--suite", "webp", "--hr", "PHOTOS", "--scheduler", "x"], "belongs to --engine dask"),

@@ -80,6 +80,10 @@ def run(arguments: argparse.Namespace) -> int:
         value = getattr(arguments, flag)
         if value is not None and value < least:
             raise ConfigError(f"--{flag.replace('_', '-')} must be at least {least}, not {value}")
+    if arguments.engine == "dask" and arguments.workers is not None:
+        raise ConfigError("--workers are local processes; a Dask cluster has its own workers")
+    if arguments.private and not arguments.push_to_hub:
+        raise ConfigError("--private belongs to --push-to-hub")
     return _build(arguments)
 
 

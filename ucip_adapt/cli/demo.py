@@ -11,6 +11,9 @@ from ucip_adapt.errors import ConfigError
 __all__ = ["add_arguments", "run"]
 
 
+_MAX_PIXELS = 512 * 512
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `ucip-adapt demo`."""
     add = parser.add_argument
@@ -21,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--max-pixels",
         type=int,
-        default=512 * 512,
+        default=_MAX_PIXELS,
         metavar="N",
         help="Most pixels that are enlarged at once; the page refuses or crops larger pictures. "
         "Default: 262144.",
@@ -39,6 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.export_space is not None:
         from ucip_adapt.demo.space import export_space
 
+        if arguments.base is not None or arguments.max_pixels != _MAX_PIXELS:
+            raise ConfigError(
+                "--base and --max-pixels are of a page that runs; a Space has the defaults: edit "
+                "its app.py"
+            )
         for path in export_space(arguments.export_space):
             sys.stdout.write(f"{path}{'/' if path.is_dir() else ''}\n")
         return 0

@@ -143,7 +143,10 @@ def _methods(base: str | None, adapter: str | None) -> dict[str, Upscale]:
     device = torch.device("cpu")
     if base is not None:
         network = UCIP.from_pretrained(base).eval()
-        methods[Path(base).name] = network_upscaler(network.upscale, device)
+        name = Path(base).name  # a folder may be called bicubic
+        methods[f"base {name}" if name in methods else name] = network_upscaler(
+            network.upscale, device
+        )
     if adapter is not None:
         folder = locate_adapter(adapter)
         start = None if base is None else UCIP.from_pretrained(base)

@@ -164,7 +164,8 @@ def _part(paths: list[Path], folder: Path, part: str) -> list[Path]:
             f"{folder.name} has no part '{part}': write {folder.name}/everyN, or the name of a "
             f"list of images such as {folder.name}/{part}.txt under the data root"
         )
-    names = file.read_text(encoding="utf-8").split()
+    lines = file.read_text(encoding="utf-8").splitlines()
+    names = [line.strip() for line in lines if line.strip()]
     missing = sorted(set(names) - {path.stem for path in paths})
     if missing or not names:
         what = f"names {missing[0]}, which is not there" if missing else "is empty"
