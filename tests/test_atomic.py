@@ -58,6 +58,22 @@ def test_the_temporary_name_may_be_in_another_folder(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "hidden") == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows counts characters, and those of the path")
+@pytest.mark.parametrize("letter", ["x", "写"])
+def test_the_longest_name_that_the_disk_takes_can_be_written(tmp_path: Path, letter: str) -> None:
+    limit = os.pathconf(tmp_path, "PC_NAME_MAX")
+    count, rest = divmod(limit - len(".png"), len(letter.encode()))
+    target = tmp_path / f"{letter * count}{'-' * rest}.png"
+    assert len(os.fsencode(target.name)) == limit
+    target.touch()  # a plain writer's way
+    write_atomically(target, b"new")
+    assert target.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == [target.name]
+    with pytest.raises(OSError, match="too long"):
+        write_atomically(target.with_stem(target.stem + "x"), b"new")
+    assert os.listdir(tmp_path) == [target.name]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no modes")
 def test_others_may_read_what_this_users_umask_lets_them(tmp_path: Path) -> None:
     """A cache that several people share: files from tempfile.mkstemp would be private."""

@@ -57,8 +57,9 @@ def replaced(path: Path, *, beside: Path | None = None, sync: bool = True) -> It
         'complete'
     """
     folder = path.parent if beside is None else beside
-    # Not the process's number: those of several machines may share the folder.
-    temporary = folder / f".tmp-{path.name}-{uuid.uuid4().hex[:12]}"
+    # Without the file's name, which may be as long as the disk allows. Not the process's number
+    # either: those of several machines may share the folder.
+    temporary = folder / f".tmp-{uuid.uuid4().hex[:12]}"
     try:
         temporary.touch()
         mode = temporary.stat().st_mode  # as this user's files are; some writers make private ones
