@@ -128,7 +128,7 @@ def test_image_smaller_than_a_crop(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "the file is empty"), (b"<html>404</html>", "no format that Pillow knows")],
+    [(b"", "the file is empty"), (b"<html>404</html>", "a web page, not a picture")],
 )
 def test_unreadable_image(run, world, tmp_path, content, message):
     folder = tmp_path / "images"

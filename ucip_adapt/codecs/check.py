@@ -74,7 +74,7 @@ def sample_image() -> NDArray[np.uint8]:
     from PIL import Image
 
     # Pillow's own averaging: the suite's bicubic would load torch, which most codecs do not need.
-    with Image.open(image_folder("validation") / _SAMPLE) as image:
+    with Image.open(image_folder("validation") / _SAMPLE, formats=("WEBP",)) as image:
         sample = np.array(image.convert("RGB").reduce(4))
     sample.flags.writeable = False
     return sample

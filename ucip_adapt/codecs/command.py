@@ -244,13 +244,12 @@ def _suffix(words: tuple[str, ...]) -> str:
 
 def _read(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Read the decoded image; its size is looked at before its pixels are."""
-    from PIL import Image
-
     from ucip_adapt.data.images import read_rgb
+    from ucip_adapt.data.opening import open_image
 
     read_output(path, what=_WHAT)
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             size = (image.height, image.width)
         pixels = read_rgb(path) if size == shape[:2] else None
     except (DataError, OSError, ValueError) as error:

@@ -85,7 +85,7 @@ class GifCodec:
         indexed.save(buffer, "GIF")
         seconds = time.perf_counter() - start
         stream = buffer.getvalue()
-        with Image.open(io.BytesIO(stream)) as image:
+        with Image.open(io.BytesIO(stream), formats=("GIF",)) as image:
             pixels = np.array(image.convert("RGB"))
         return Degraded(pixels, num_bytes=len(stream), stream=stream, seconds=seconds)
 

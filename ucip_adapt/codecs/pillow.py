@@ -114,7 +114,7 @@ class PillowCodec:
             picture.save(buffer, self.pillow_format, **options)
             seconds = time.perf_counter() - start
             buffer.seek(0)
-            with Image.open(buffer) as image:
+            with Image.open(buffer, formats=(self.pillow_format,)) as image:
                 pixels = np.array(image.convert("RGB"))
         except (OSError, ValueError) as error:
             raise CodecError(

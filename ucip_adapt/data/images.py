@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from ucip_adapt.atomic import replaced
+from ucip_adapt.data.opening import open_image
 from ucip_adapt.errors import DataError
 
 __all__ = ["IMAGE_SUFFIXES", "image_names", "list_images", "read_rgb", "save_png"]
@@ -128,8 +129,9 @@ def read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         The pixels, in an array of their own.
 
     Raises:
-        DataError: If the file cannot be read, or its pixels are not plain 8-bit colours; the
-            message names the file.
+        DataError: If the file cannot be read, is in none of the formats of
+            :data:`~ucip_adapt.data.opening.READ_FORMATS`, or its pixels are not plain 8-bit
+            colours; the message names the file.
 
     Example:
         >>> import tempfile
@@ -140,7 +142,7 @@ def read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         (4, 6, 3)
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             # Pillow calls 16-bit colour "RGB" and drops the low bytes; only the decoder's raw mode
             # tells, and it is gone after loading. Of planes it does not tell, TIFF's own tag does.
             deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
@@ -151,9 +153,6 @@ def read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except (DataError, MemoryError):
         raise
-    except UnidentifiedImageError as error:
-        what = "no format that Pillow knows" if Path(path).stat().st_size else "the file is empty"
-        raise DataError(f"cannot read image {path}: {what}") from error
     except Exception as error:  # damaged bytes raise nearly anything, SyntaxError among it
         raise DataError(f"cannot read image {path}: {error}") from error
 

@@ -108,6 +108,6 @@ def scaled_tables() -> NDArray[np.int64]:
         buffer = io.BytesIO()
         Image.new("L", (8, 8)).save(buffer, "JPEG", quality=quality)
         buffer.seek(0)
-        with Image.open(buffer) as image:
+        with Image.open(buffer, formats=("JPEG",)) as image:
             tables.append(image.quantization[0])  # type: ignore[attr-defined]
     return np.array(tables, np.int64)

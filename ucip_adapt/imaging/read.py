@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
+from ucip_adapt.data.opening import open_image
 from ucip_adapt.errors import DataError
 from ucip_adapt.imaging.depth import bits_per_channel, is_negative, is_planar
 from ucip_adapt.imaging.exif import kept
@@ -85,7 +86,7 @@ def read_picture(source: Path | bytes, *, max_pixels: int = MAX_INPUT_PIXELS) ->
     except (DataError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise DataError(_unidentified(data)) from error
+        raise DataError(str(error)) from error
     except Image.DecompressionBombError as error:
         raise TooManyPixelsError(f"far too many pixels; the limit is {max_pixels:,}") from error
     except Exception as error:  # damaged bytes raise nearly anything, SyntaxError among it
@@ -146,20 +147,11 @@ def _open(data: bytes) -> Image.Image:
         if pixels.dtype != np.uint8:
             raise DataError(f"JPEG XL with {pixels.dtype} pixels; convert it to PNG first")
         return Image.fromarray(pixels)
-    return Image.open(io.BytesIO(data))
+    return open_image(io.BytesIO(data))
 
 
 def _is_jpeg_xl(data: bytes) -> bool:
     return data[:2] == b"\xff\x0a" or data[4:12] == b"JXL \r\n\x87\n"
-
-
-def _unidentified(data: bytes) -> str:
-    start = data[:64].lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html")):
-        return "a web page, not a picture: the download went wrong"
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not a picture: run `git lfs pull`"
-    return "no picture format that is known here"
 
 
 def _check(image: Image.Image, max_pixels: int) -> None:

@@ -173,5 +173,5 @@ def _to_png(image: ImageLike | None, name: str) -> dict[str, Any]:
 
 
 def _from_png(packed: Mapping[str, Any]) -> NDArray[np.uint8]:
-    with PIL.Image.open(io.BytesIO(packed["bytes"])) as image:
+    with PIL.Image.open(io.BytesIO(packed["bytes"]), formats=("PNG",)) as image:
         return np.asarray(image)

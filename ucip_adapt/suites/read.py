@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
 from ucip_adapt.data.cache import ArrayCache, CachedArray, file_digest
 from ucip_adapt.data.degrade import DegradedImage, Pixels, Setting, read_gt
+from ucip_adapt.data.opening import open_image
 from ucip_adapt.digests import sha256_of
 from ucip_adapt.errors import ConfigError, DataError
 from ucip_adapt.suites.manifest import num_blocks, shard_name
@@ -237,8 +238,11 @@ def _public(setting: Setting) -> Setting:
 
 
 def _decode(png: bytes) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(png)) as image:
-        return np.array(image.convert("RGB"))
+    try:
+        with open_image(io.BytesIO(png)) as image:
+            return np.array(image.convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise DataError(f"a compressed image of the suite cannot be read: {error}") from error
 
 
 def _read_file(data: bytes, name: str) -> NDArray[np.uint8]:
