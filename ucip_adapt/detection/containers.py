@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from ucip_adapt.detection.av1 import QUANTISERS, base_quantiser
-from ucip_adapt.detection.bits import BitReader, MalformedError, number
+from ucip_adapt.detection.bits import MalformedError, number
 from ucip_adapt.detection.detection import Detection
 from ucip_adapt.detection.heif import brands, coded_picture
 from ucip_adapt.detection.jpeg import luma_table, nearest_quality
+from ucip_adapt.detection.jpegxl import is_jpegxl, is_xyb
 from ucip_adapt.detection.webp import is_lossless, quality_of
 
 __all__ = ["detect_codec"]
 
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
 _AVIF = {b"avif", b"avis"}
-_JXL_BOX = b"\x00\x00\x00\x0cJXL \r\n\x87\n"
 _JP2_BOX = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 _MAX_MARKERS = 100
 
@@ -45,7 +45,7 @@ def detect_codec(data: bytes) -> Detection:
         return _avif(data)
     if claimed & _HEIC:
         return Detection("heic", None, "HEIC container")
-    if data[:2] == b"\xff\x0a" or data.startswith(_JXL_BOX):
+    if is_jpegxl(data):
         return _jpegxl(data)
     if data.startswith((_JP2_BOX, b"\xff\x4f\xff\x51")):
         return _jpeg2000(data)
@@ -102,65 +102,12 @@ def _avif(data: bytes) -> Detection:
 def _jpegxl(data: bytes) -> Detection:
     """A picture that is not in XYB is lossless, or a JPEG file packed without loss."""
     try:
-        lossy = _is_xyb(_codestream(data))
+        lossy = is_xyb(data)
     except MalformedError:
         return Detection("jpegxl", None, "JPEG XL container")
     if lossy:
         return Detection("jpegxl", None, "JPEG XL container")
     return _unknown("JPEG XL container, lossless or of a JPEG file")
-
-
-def _codestream(data: bytes) -> bytes:
-    """The start of the codestream, from the boxes around it."""
-    if data[:2] == b"\xff\x0a":
-        return data[:4096]
-    at = 0
-    for _ in range(_MAX_MARKERS):
-        size, name = number(data, at, 4), data[at + 4 : at + 8]
-        head = 16 if size == 1 else 8
-        size = number(data, at + 8, 8) if size == 1 else size
-        if name in {b"jxlc", b"jxlp"}:
-            begin = at + head + 4 * (name == b"jxlp")
-            return data[begin : begin + 4096]
-        if size < head:
-            break
-        at += size
-    raise MalformedError("no codestream")
-
-
-def _is_xyb(codestream: bytes) -> bool:
-    """Read SizeHeader and ImageMetadata as far as ``xyb_encoded`` (ISO/IEC 18181-1, annex D)."""
-    if codestream[:2] != b"\xff\x0a":
-        raise MalformedError("no codestream")
-    reader = BitReader(codestream[2:], lowest_first=True)
-    small = reader.flag()
-    sizes = ((1, 9), (1, 13), (1, 18), (1, 30))
-    _side(reader, small, sizes)
-    if not reader.bits(3):  # no ratio: the width is told
-        _side(reader, small, sizes)
-    if reader.flag():  # all default
-        return True
-    if reader.flag():
-        reader.bits(3)  # orientation
-        if reader.bits(3):
-            raise MalformedError("a size of its own, a preview or an animation")
-    if reader.flag():  # floating-point samples
-        reader.either((32, 0), (16, 0), (24, 0), (1, 6))
-        reader.bits(4)
-    else:
-        reader.either((8, 0), (10, 0), (12, 0), (1, 6))
-    reader.bits(1)  # 16-bit buffers suffice
-    for _ in range(reader.either((0, 0), (1, 0), (2, 4), (1, 12))):
-        if not reader.flag():
-            raise MalformedError("an extra channel that is not plain alpha")
-    return reader.flag()
-
-
-def _side(reader: BitReader, small: bool, sizes: tuple[tuple[int, int], ...]) -> None:
-    if small:
-        reader.bits(5)
-    else:
-        reader.either(*sizes)
 
 
 def _jpeg2000(data: bytes) -> Detection:

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from ucip_adapt.data.opening import open_image
+from ucip_adapt.detection.jpegxl import is_jpegxl
 from ucip_adapt.errors import DataError
 from ucip_adapt.imaging.depth import bits_per_channel, is_negative, is_planar
 from ucip_adapt.imaging.exif import kept
+from ucip_adapt.imaging.opening import TooManyPixelsError, open_picture
 from ucip_adapt.imaging.picture import Picture
 
 __all__ = ["MAX_INPUT_PIXELS", "TooManyPixelsError", "from_pillow", "read_bytes", "read_picture"]
@@ -39,10 +40,6 @@ _ORIENT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     8: lambda a: a.swapaxes(0, 1)[::-1],
 }
 """EXIF orientation -> what makes the picture upright; 1 and unknown values need nothing."""
-
-
-class TooManyPixelsError(DataError):
-    """A picture has more pixels than the limit, and was not decoded."""
 
 
 def read_picture(source: Path | bytes, *, max_pixels: int = MAX_INPUT_PIXELS) -> Picture:
@@ -74,15 +71,14 @@ def read_picture(source: Path | bytes, *, max_pixels: int = MAX_INPUT_PIXELS) ->
     if not data:
         raise DataError("the file is empty")
     try:
-        with _open(data) as image:
-            _check(image, max_pixels)
+        with open_picture(data, max_pixels) as image:
             deep = bits_per_channel(data, image) > _BITS_OF_PILLOW
             picture = _deep(data, image) if deep else from_pillow(image)
             # Not before: Pillow turns a TIFF upright while it loads it, and takes the tag out.
             exif = image.getexif()
             turn = _ORIENT.get(exif.get(ExifTags.Base.Orientation, 1))
             rest = kept(exif, of_tiff=image.format == "TIFF")
-            notes = (*picture.notes, _NOT_OF_JPEG_XL) if _is_jpeg_xl(data) else picture.notes
+            notes = (*picture.notes, _NOT_OF_JPEG_XL) if is_jpegxl(data) else picture.notes
     except (DataError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -127,42 +123,6 @@ def read_bytes(path: Path) -> bytes:
         raise DataError("is a folder, not a picture") from error
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}") from error
-
-
-def _open(data: bytes) -> Image.Image:
-    """Open with Pillow, or with the library of a format that Pillow does not know."""
-    if data[4:8] == b"ftyp" and data[8:12] in {b"heic", b"heix", b"mif1", b"heim", b"heis"}:
-        try:
-            import pillow_heif
-        except ImportError as error:
-            raise DataError('HEIC needs pillow-heif: pip install "ucip-adapt[more]"') from error
-        heif: Image.Image = pillow_heif.open_heif(io.BytesIO(data)).to_pillow()
-        return heif
-    if _is_jpeg_xl(data):
-        try:
-            import imagecodecs
-        except ImportError as error:
-            raise DataError('JPEG XL needs imagecodecs: pip install "ucip-adapt[more]"') from error
-        pixels = imagecodecs.jpegxl_decode(data)
-        if pixels.dtype != np.uint8:
-            raise DataError(f"JPEG XL with {pixels.dtype} pixels; convert it to PNG first")
-        return Image.fromarray(pixels)
-    return open_image(io.BytesIO(data))
-
-
-def _is_jpeg_xl(data: bytes) -> bool:
-    return data[:2] == b"\xff\x0a" or data[4:12] == b"JXL \r\n\x87\n"
-
-
-def _check(image: Image.Image, max_pixels: int) -> None:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise TooManyPixelsError(
-            f"{width} x {height} pixels are {width * height:,}; the limit is {max_pixels:,}"
-        )
-    # A camera's MPO holds a preview behind the picture; anything else with frames is a film.
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        raise DataError(f"an animation of {image.n_frames} frames; only still pictures")  # type: ignore[attr-defined]
 
 
 def from_pillow(image: Image.Image) -> Picture:
