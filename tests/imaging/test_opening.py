@@ -60,3 +60,22 @@ def test_frames_of_jpegxl_are_not_decoded_one_after_the_other(
     monkeypatch.setattr(imagecodecs, "jpegxl_decode", None)
     with pytest.raises(DataError, match="an animation; only still pictures"):
         read_picture(film)
+
+
+@pytest.mark.parametrize("size", [(40, 20), (1, 1)])
+def test_avif_whose_main_brand_is_that_of_any_still_picture(size: tuple[int, int]) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (9, 99, 9)).save(buffer, "AVIF", quality=80)
+    data = buffer.getvalue()
+    assert data[4:12] == b"ftypavif"
+    general = data[:8] + b"mif1" + data[12:]
+    assert b"avif" in general[16 : int.from_bytes(general[:4], "big")]
+    with Image.open(io.BytesIO(general)) as image:
+        wanted = np.array(image.convert("RGB"))
+    np.testing.assert_array_equal(read_picture(general).colour, wanted)
+
+
+def test_heic_whose_main_brand_is_that_of_any_still_picture() -> None:
+    data = heic(40, 20)
+    general = data[:8] + b"mif1" + data[12:]
+    np.testing.assert_array_equal(read_picture(general).colour, read_picture(data).colour)

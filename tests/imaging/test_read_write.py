@@ -1,6 +1,7 @@
 """Reading and writing keep what a picture carries (R22)."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -104,3 +105,41 @@ def test_a_transparent_level_of_one_bit_and_of_sixteen(hidden):
     np.testing.assert_array_equal(picture.colour[..., 0], 255 * levels)
     np.testing.assert_array_equal(picture.alpha, np.where(levels == hidden, 0, 255))
     assert len(picture.notes) == 2
+
+
+def exif_block(tag, kind, count, value):
+    """An EXIF block of one entry, whose value has four bytes."""
+    entry = struct.pack("<HHI", tag, kind, count) + value
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    "block",
+    [
+        exif_block(0x0100, 2, 3, b"40\0\0"),  # a width as text
+        exif_block(0x013B, 11, 1, struct.pack("<f", 1)),  # an artist who is a number
+        b"Exif\0\0no table of tags",
+    ],
+)
+def test_damaged_exif_data_do_not_stop_a_picture(block, file_format):
+    image = Image.linear_gradient("L").resize((13, 11)).convert("RGB")
+    buffer, plain = io.BytesIO(), io.BytesIO()
+    image.save(buffer, file_format, exif=block)
+    image.save(plain, file_format)
+    picture = read_picture(buffer.getvalue())
+    assert picture.exif is None
+    # Of a JPEG without a table Pillow drops them by itself.
+    silent = file_format == "JPEG" and b"no table" in block
+    assert picture.notes == (() if silent else ("damaged EXIF data dropped",))
+    np.testing.assert_array_equal(picture.colour, read_picture(plain.getvalue()).colour)
+
+
+def test_a_picture_with_damaged_exif_data_is_still_turned():
+    entries = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)  # turned to the right
+    entries += struct.pack("<HHIf", 0x013B, 11, 1, 1)  # an artist who is a number
+    pixels = np.arange(11 * 13 * 3, dtype=np.uint16).reshape(11, 13, 3).astype(np.uint8)
+    buffer = io.BytesIO()
+    block = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4)
+    Image.fromarray(pixels).save(buffer, "PNG", exif=block)
+    np.testing.assert_array_equal(read_picture(buffer.getvalue()).colour, np.rot90(pixels, -1))

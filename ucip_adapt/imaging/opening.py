@@ -8,12 +8,14 @@ import numpy as np
 from PIL import Image
 
 from ucip_adapt.data.opening import open_image
+from ucip_adapt.detection.heif import brands
 from ucip_adapt.detection.jpegxl import header_of, is_jpegxl
 from ucip_adapt.errors import DataError
 
 __all__ = ["TooManyPixelsError", "open_picture"]
 
-_HEIC = {b"heic", b"heix", b"mif1", b"heim", b"heis"}
+_HEIC = {b"heic", b"heix", b"heim", b"heis"}
+_ANY_STILL = b"mif1"  # a file of this brand may hold AVIF as well as HEIC
 
 
 class TooManyPixelsError(DataError):
@@ -44,7 +46,7 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
         ...
         ucip_adapt.imaging.opening.TooManyPixelsError: 6 x 4 pixels are 24; the limit is 23
     """
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIC:
+    if _is_heic(data):
         return _open_heic(data, max_pixels)
     if is_jpegxl(data):
         return _open_jpegxl(data, max_pixels)
@@ -55,6 +57,14 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
     if frames > 1 and image.format != "MPO":
         raise DataError(f"an animation of {frames} frames; only still pictures")
     return image
+
+
+def _is_heic(data: bytes) -> bool:
+    """Whether pillow-heif is to read it, which has no decoder for AV1."""
+    claimed = brands(data)
+    if data[8:12] == _ANY_STILL and claimed:
+        return b"avif" not in claimed
+    return bool(claimed) and data[8:12] in _HEIC
 
 
 def _open_heic(data: bytes, max_pixels: int) -> Image.Image:

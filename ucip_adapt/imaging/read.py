@@ -29,8 +29,10 @@ _EXTRA_SAMPLES = 338  # TIFF's tag of what stands behind the colours
 _DEEPEST = 2**16 - 1
 _DEEP_FORMATS = ("PNG", "TIFF", "JPEG2000")
 _HIDDEN = "transparent colour converted to an alpha channel"
+_DAMAGED_EXIF = "damaged EXIF data dropped"
 _NOT_OF_JPEG_XL = "a colour profile and EXIF data are not read from JPEG XL"
-_ORIENT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+_Turn = Callable[[NDArray[Any]], NDArray[Any]]
+_ORIENT: dict[int, _Turn] = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
     4: lambda a: a[::-1],
@@ -75,10 +77,8 @@ def read_picture(source: Path | bytes, *, max_pixels: int = MAX_INPUT_PIXELS) ->
             deep = bits_per_channel(data, image) > _BITS_OF_PILLOW
             picture = _deep(data, image) if deep else from_pillow(image)
             # Not before: Pillow turns a TIFF upright while it loads it, and takes the tag out.
-            exif = image.getexif()
-            turn = _ORIENT.get(exif.get(ExifTags.Base.Orientation, 1))
-            rest = kept(exif, of_tiff=image.format == "TIFF")
-            notes = (*picture.notes, _NOT_OF_JPEG_XL) if is_jpegxl(data) else picture.notes
+            turn, rest, damaged = _exif_of(image)
+            notes = (*picture.notes, *damaged, *((_NOT_OF_JPEG_XL,) if is_jpegxl(data) else ()))
     except (DataError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -97,6 +97,19 @@ def read_picture(source: Path | bytes, *, max_pixels: int = MAX_INPUT_PIXELS) ->
         rest,
         notes,
     )
+
+
+def _exif_of(image: Image.Image) -> tuple[_Turn | None, bytes | None, tuple[str, ...]]:
+    """What makes the picture upright, the rest of its EXIF data, and a note if they are damaged."""
+    turn = None
+    try:
+        exif = image.getexif()
+        turn = _ORIENT.get(exif.get(ExifTags.Base.Orientation, 1))
+        return turn, kept(exif, of_tiff=image.format == "TIFF"), ()
+    except MemoryError:
+        raise
+    except Exception:  # values of wrong types raise nearly anything; the pixels are none the worse
+        return turn, None, (_DAMAGED_EXIF,)
 
 
 def read_bytes(path: Path) -> bytes:
