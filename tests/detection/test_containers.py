@@ -12,7 +12,7 @@ from ucip_adapt.detection import Detection, detect_codec
 from ucip_adapt.detection.av1 import QUANTISERS as AV1_QUANTISERS
 from ucip_adapt.detection.av1 import base_quantiser
 from ucip_adapt.detection.bits import BitReader, MalformedError, number
-from ucip_adapt.detection.heif import coded_picture
+from ucip_adapt.detection.heif import bits_per_channel, coded_picture
 from ucip_adapt.detection.webp import QUANTISERS, quality_of
 
 
@@ -218,3 +218,31 @@ def test_boxes_that_lead_nowhere_are_refused():
     for tail in (b"\0\0\0\0meta", b"\0\0\0\1meta" + bytes(8), b"\0\0\0\x08free" * 1000):
         assert detect_codec(head + tail).codec == "avif"
         assert detect_codec(head + tail).quality is None
+
+
+def test_the_depth_is_that_of_the_picture_not_of_its_alpha_or_preview():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    buffer = io.BytesIO()
+    deep = np.random.default_rng(0).integers(0, 2**16, (48, 64, 4), np.uint16)
+    file = pillow_heif.from_bytes("RGBA;16", (64, 48), deep.tobytes())
+    file.add_from_pillow(Image.new("RGB", (64, 48)))
+    for primary, bits in ((0, 10), (1, 8)):
+        buffer = io.BytesIO()
+        file.save(buffer, quality=90, primary_index=primary)
+        assert pillow_heif.open_heif(buffer).info["bit_depth"] == bits
+        assert bits_per_channel(buffer.getvalue()) == bits
+
+
+def test_depth_of_damaged_boxes_is_malformed_or_a_number():
+    sound = saved(np.full((16, 16, 3), 90, np.uint8), "AVIF", quality=30)
+    assert bits_per_channel(sound) == 8
+    assert bits_per_channel(sound.replace(b"iprp", b"free", 1)) == 8
+    random, outcomes = np.random.default_rng(1), set()
+    for _ in range(300):
+        try:
+            outcomes.add(bits_per_channel(mutated(sound, random)))
+        except MalformedError:
+            outcomes.add(0)
+    assert {0, 8} <= outcomes
+    with pytest.raises(MalformedError, match="no meta box"):
+        bits_per_channel(b"")

@@ -5,6 +5,7 @@ import struct
 
 import imagecodecs
 import numpy as np
+import pillow_heif
 import pytest
 import tifffile
 from PIL import ExifTags, Image, ImageOps
@@ -173,3 +174,62 @@ def test_colours_that_were_multiplied_by_alpha_are_divided(dtype, channels):
     assert (picture.colour[:3] == 0).all()
     wanted = 100 / 128 * 255 * unit
     assert np.abs(picture.colour[3:].astype(float) - wanted).max() <= max(unit / 255, 1)
+
+
+def tiff_of_12_bits(levels, photometric):
+    """Grey, two levels in three bytes: a TIFF that Pillow cannot write."""
+    pairs = levels.reshape(-1, 2).astype(np.uint32)
+    packed = b"".join(int(a << 12 | b).to_bytes(3, "big") for a, b in pairs)
+    height, width = levels.shape
+    head = 8 + 2 + 12 * 8 + 4
+    tags = {256: width, 257: height, 258: 12, 259: 1, 262: photometric, 273: head, 278: height}
+    tags[279] = len(packed)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + packed
+
+
+def test_grey_of_12_bits_fills_the_range_of_16():
+    levels = np.concatenate([[0, 4095, 1, 4094, 2048, 2047], DEEP[..., 0].ravel()[:114] >> 4])
+    levels = levels.reshape(10, 12)
+    data = tiff_of_12_bits(levels, photometric=1)
+    np.testing.assert_array_equal(tifffile.imread(io.BytesIO(data)), levels)
+    picture = read_picture(data)
+    assert (picture.mode, picture.notes) == ("L;16", ())
+    np.testing.assert_allclose(picture.colour[..., 0], levels * (65535 / 4095), rtol=0, atol=0.51)
+    assert picture.colour.max() == 65535
+
+
+@pytest.mark.parametrize("largest", [65535, 4095, 1023, 300])
+def test_grey_pgm_of_16_bits_is_read(largest):
+    levels = (DEEP[..., 0].astype(np.uint32) * largest // 65535).astype(">u2")
+    levels[0, :2] = 0, largest
+    picture = read_picture(b"P5\n13 11\n%d\n" % largest + levels.tobytes())
+    assert (picture.mode, picture.notes) == ("L;16", ())
+    wanted = levels * (65535 / largest)
+    np.testing.assert_allclose(picture.colour[..., 0], wanted, rtol=0, atol=1)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12])
+def test_depth_that_avif_loses_is_said(bits):
+    stored = DEEP >> (16 - bits)
+    data = bytes(
+        imagecodecs.avif_encode(
+            stored.astype(np.uint8) if bits == 8 else stored, bitspersample=bits, level=100
+        )
+    )
+    assert imagecodecs.avif_decode(data).dtype == (np.uint8 if bits == 8 else np.uint16)
+    picture = read_picture(data)
+    lost = ("more than 8 bits per channel of AVIF cut down to 8",)
+    assert picture.notes == (() if bits == 8 else lost)
+    assert np.abs(picture.colour.astype(int) - (DEEP >> 8)).max() <= 4
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12])
+def test_depth_that_heic_loses_is_said(bits, monkeypatch):
+    monkeypatch.setattr(pillow_heif.options, "SAVE_HDR_TO_12_BIT", bits == 12)
+    kind, pixels = ("RGB", PIXELS) if bits == 8 else ("RGB;16", DEEP)
+    buffer = io.BytesIO()
+    pillow_heif.from_bytes(kind, (13, 11), pixels.tobytes()).save(buffer, quality=90)
+    assert pillow_heif.open_heif(buffer).info["bit_depth"] == bits
+    lost = ("more than 8 bits per channel of HEIC cut down to 8",)
+    assert read_picture(buffer.getvalue()).notes == (() if bits == 8 else lost)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ucip_adapt.detection.bits import MalformedError, number
 
-__all__ = ["CodedPicture", "brands", "coded_picture"]
+__all__ = ["CodedPicture", "bits_per_channel", "brands", "coded_picture"]
 
 _MAX_BOXES = 200
 _MAX_ITEMS = 1000
@@ -59,12 +59,62 @@ def coded_picture(data: bytes) -> CodedPicture:
     Raises:
         MalformedError: If the boxes lead to none, or out of the file.
     """
+    inside = _meta(data)
+    _, chosen, kind = _primary(data, inside)
+    begin, size = _item_place(data, *inside[b"iloc"], chosen, inside.get(b"idat"))
+    return CodedPicture(kind, data[begin : begin + min(size, _MAX_CODED)])
+
+
+def bits_per_channel(data: bytes) -> int:
+    """Depth of a file's picture, by its properties ``pixi``, ``av1C`` and ``hvcC``.
+
+    Args:
+        data: The file.
+
+    Returns:
+        The most of any channel; 8 where nothing says more.
+
+    Raises:
+        MalformedError: If the boxes lead out of the file, or there is no picture.
+
+    Example:
+        >>> import io
+        >>> from PIL import Image
+        >>> buffer = io.BytesIO()
+        >>> Image.new("RGB", (16, 16)).save(buffer, "AVIF")
+        >>> bits_per_channel(buffer.getvalue())
+        8
+    """
+    inside = _meta(data)
+    primary, chosen, _ = _primary(data, inside)
+    if b"iprp" not in inside:
+        return 8
+    parts = {name: (begin, end) for name, begin, end in _boxes(data, *inside[b"iprp"])}
+    if not {b"ipco", b"ipma"} <= parts.keys():
+        return 8
+    properties = list(_boxes(data, *parts[b"ipco"]))
+    owned = _owned_properties(data, *parts[b"ipma"])
+    depths = [8]
+    # A grid's may stand at the grid or at its tiles; those of alpha or a preview play no part.
+    for place in {*owned.get(primary, ()), *owned.get(chosen, ())}:
+        if 0 < place <= len(properties):
+            depths += _depths(data, *properties[place - 1])
+    return max(depths)
+
+
+def _meta(data: bytes) -> dict[bytes, tuple[int, int]]:
+    """First byte and end of each box that describes the items."""
     meta = next((span for name, *span in _boxes(data, 0, len(data)) if name == b"meta"), None)
     if meta is None:
         raise MalformedError("no meta box")
     inside = {name: (begin, end) for name, begin, end in _boxes(data, meta[0] + 4, meta[1])}
     if not {b"pitm", b"iinf", b"iloc"} <= inside.keys():
         raise MalformedError("no primary item")
+    return inside
+
+
+def _primary(data: bytes, inside: dict[bytes, tuple[int, int]]) -> tuple[int, int, bytes]:
+    """The primary item, the coded one that it is or is put together from, and the latter's kind."""
     at = inside[b"pitm"][0]
     primary = number(data, at + 4, 4 if number(data, at, 1) else 2)
     kinds = _item_kinds(data, *inside[b"iinf"])
@@ -72,8 +122,38 @@ def coded_picture(data: bytes) -> CodedPicture:
     chosen = primary if primary in coded else next(iter(coded), None)
     if chosen is None:
         raise MalformedError(f"the picture is of kind {kinds.get(primary, b'')!r}")
-    begin, size = _item_place(data, *inside[b"iloc"], chosen, inside.get(b"idat"))
-    return CodedPicture(kinds[chosen], data[begin : begin + min(size, _MAX_CODED)])
+    return primary, chosen, kinds[chosen]
+
+
+def _depths(data: bytes, name: bytes, begin: int, end: int) -> list[int]:
+    """Bits of each channel that a property tells, none if it is about something else."""
+    if name == b"pixi":
+        count = number(data, begin + 4, 1)
+        return list(data[begin + 5 : min(begin + 5 + count, end)])
+    if name == b"av1C":  # AV1 in ISOBMFF, 2.3.3
+        flags = number(data, begin + 2, 1)
+        return [12 if flags & 0x20 else 10] if flags & 0x40 else [8]
+    if name == b"hvcC":  # ISO/IEC 14496-15, 8.3.2.1
+        return [8 + (number(data, begin + at, 1) & 7) for at in (17, 18)]
+    return []
+
+
+def _owned_properties(data: bytes, begin: int, end: int) -> dict[int, list[int]]:
+    """Places, from 1, of the properties of each item."""
+    version, wide = number(data, begin, 1), 2 if number(data, begin + 3, 1) & 1 else 1
+    owned: dict[int, list[int]] = {}
+    at, width = begin + 8, 4 if version else 2
+    for _ in range(min(number(data, begin + 4, 4), _MAX_ITEMS)):
+        if at >= end:
+            break
+        item, count = number(data, at, width), number(data, at + width, 1)
+        at += width + 1
+        # The highest bit says whether a reader has to know the property.
+        mask = (1 << (8 * wide - 1)) - 1
+        places = [number(data, at + wide * place, wide) & mask for place in range(count)]
+        owned.setdefault(item, []).extend(places)
+        at += wide * count
+    return owned
 
 
 def _boxes(data: bytes, begin: int, end: int) -> Iterator[tuple[bytes, int, int]]:

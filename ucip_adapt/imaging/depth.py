@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["bits_per_channel", "is_negative", "is_planar"]
+from ucip_adapt.detection import heif
+from ucip_adapt.detection.bits import MalformedError
+
+__all__ = ["bits_per_channel", "in_16_bits", "is_negative", "is_planar"]
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR_CONFIGURATION = 258, 262, 284  # TIFF 6.0, section 8
+_DEEPEST = 2**16 - 1
 _START_OF_CODESTREAM_AND_SIZE = b"\xff\x4f\xff\x51"  # ISO/IEC 15444-1, A.4.1 and A.5.1
 _DEPTH_OF_FIRST_COMPONENT = 42  # bytes behind the start of these two markers
 
@@ -41,8 +47,35 @@ def bits_per_channel(data: bytes, image: Image.Image) -> int:
         start = data.find(_START_OF_CODESTREAM_AND_SIZE)
         at = start + _DEPTH_OF_FIRST_COMPONENT
         return 8 if start < 0 or at >= len(data) else (data[at] & 0x7F) + 1
+    if image.format in {"AVIF", "HEIC"}:
+        try:
+            return heif.bits_per_channel(data)
+        except MalformedError:
+            return 8
     deep = any(";16" in str(tile[3]) for tile in _tiles(image))
     return 16 if deep else 8
+
+
+def in_16_bits(image: Image.Image) -> NDArray[np.uint16]:
+    """Levels of a grey image of more than 8 bits, from 0 to 65535.
+
+    Pillow leaves the 12 bits of a TIFF as they are, in a mode of 16.
+
+    Args:
+        image: Of one of the modes ``I;16``, or of mode ``I`` with levels of 16 bits.
+
+    Returns:
+        Shape ``(H, W)``.
+
+    Example:
+        >>> in_16_bits(Image.new("I;16", (2, 1), 40000))
+        array([[40000, 40000]], dtype=uint16)
+    """
+    levels = np.array(image)
+    bits = bits_per_channel(b"", image) if image.format == "TIFF" else 16
+    if bits < 16:
+        levels = np.rint(levels * (_DEEPEST / (2**bits - 1))).clip(0, _DEEPEST)
+    return levels.astype(np.uint16)
 
 
 def is_negative(image: Image.Image) -> bool:

@@ -75,6 +75,7 @@ def _open_heic(data: bytes, max_pixels: int) -> Image.Image:
     heif = pillow_heif.open_heif(io.BytesIO(data))
     _check_size(heif.size, max_pixels)
     image: Image.Image = heif.to_pillow()  # decodes
+    image.format = "HEIC"
     return image
 
 

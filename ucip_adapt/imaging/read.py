@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from ucip_adapt.detection.jpegxl import is_jpegxl
 from ucip_adapt.errors import DataError
-from ucip_adapt.imaging.depth import bits_per_channel, is_negative, is_planar
+from ucip_adapt.imaging.depth import bits_per_channel, in_16_bits, is_negative, is_planar
 from ucip_adapt.imaging.exif import kept
 from ucip_adapt.imaging.opening import TooManyPixelsError, open_picture
 from ucip_adapt.imaging.picture import Picture
@@ -161,8 +161,9 @@ def from_pillow(image: Image.Image) -> Picture:
     mode = image.mode
     notes: list[str] = []
     icc: bytes | None = image.info.get("icc_profile")
-    if mode.startswith("I;16"):
-        grey = np.array(image).astype(np.uint16)[..., None]
+    # Of grey PPM with more than 8 bits Pillow makes 32, whose values are those of 16.
+    if mode.startswith("I;16") or (mode == "I" and image.format == "PPM"):
+        grey = in_16_bits(image)[..., None]
         planes, notes = _with_hidden_level(grey, image.info.get("transparency"))
         if is_negative(image):
             planes[..., 0] = _DEEPEST - planes[..., 0]
