@@ -79,6 +79,32 @@ def test_one_process_draws_as_if_nothing_were_parted(tmp_path):
     assert torch.equal(alone["first"], torch.rand(4))
 
 
+# -- accumulation ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("in_environment", "option"), [(4, 1), (1, 4), (2, 4)])
+def test_steps_are_made_of_as_many_batches_as_the_option_says(
+    in_environment, option, tmp_path, monkeypatch
+):
+    """Accelerate prefers the variable to the argument; a shell or a DeepSpeed launch may set it."""
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", str(in_environment))
+    cfg = TrainingOptions(output_dir=tmp_path, gradient_accumulation_steps=option)
+    accelerator, model, _ = start(cfg)
+    batches = torch.rand(2 * option, 5, 3)
+    gradients = []
+    for batch in batches:
+        with accelerator.accumulate(model):
+            accelerator.backward(model(batch).square().mean())
+        if accelerator.sync_gradients:
+            gradients.append(model.weight.grad.clone())
+            model.weight.grad = None
+    assert len(gradients) == 2
+    for gradient, together in zip(gradients, batches.chunk(2), strict=True):
+        # Batches of one size: the mean of their losses is the loss of all of them at once.
+        loss = model(together.flatten(0, 1)).square().mean()
+        assert torch.allclose(gradient, torch.autograd.grad(loss, model.weight)[0])
+
+
 # -- options --------------------------------------------------------------------------------------
 
 CHANGES = {

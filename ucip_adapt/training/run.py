@@ -169,6 +169,9 @@ def make_accelerator(cfg: TrainingOptions) -> Accelerator:
         ),
         step_scheduler_with_optimizer=False,
     )
+    # Accelerate prefers ACCELERATE_GRADIENT_ACCUMULATION_STEPS to the argument; the loader, the
+    # count of steps and what is recorded go by the option.
+    accelerator.gradient_accumulation_steps = cfg.gradient_accumulation_steps
     if cfg.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise ConfigError("--mixed_precision fp16 needs a GPU: here it would be float32; take bf16")
     if cfg.matmul_precision is not None:
