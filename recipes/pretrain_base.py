@@ -237,10 +237,13 @@ def main(cfg: Options) -> dict[str, Any]:
     # Earlier versions recorded a preset also beside a base, where it says nothing.
     critical = ("prompt", "settings", *(("preset",) if cfg.preset is not None else ()))
     codecs = codec_digests(settings, cfg.suite_dir)
+    fresh = cfg.pretrained_model_name_or_path is None
     checkpoints = make_checkpoints(
         cfg,
         accelerator,
         critical=critical,
+        # Prompts of a prompt-free base stay as they were there, and its stages are recorded.
+        start_fingerprint="random weights" if fresh else base.fingerprint,
         images_sha256=crops.images_sha256(),
         codecs=codecs,
         slots=crops.slots,

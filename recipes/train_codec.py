@@ -145,6 +145,7 @@ def main(cfg: Options) -> dict[str, Any]:
     images = reduced(training_paths(cfg))
     crops = CodecCrops(images, patch_size=cfg.patch_size, seed=cfg.seed)
     network = prepare_network(cfg, crops)
+    started_from = None if cfg.start_from is None else sha256_of(cfg.start_from)
     if cfg.adversarial:
         # Only the decoder: the rates stay those of the codec that it starts from, to the byte, and
         # the opponent cannot be pleased by spending bits.
@@ -194,7 +195,11 @@ def main(cfg: Options) -> dict[str, Any]:
     if cfg.adversarial:  # last: checkpoints of earlier versions end before it
         accelerator.register_for_checkpointing(judge_guard)
     checkpoints = make_checkpoints(
-        cfg, accelerator, critical=("codec", "weights", "adversarial", "start_from")
+        cfg,
+        accelerator,
+        critical=("codec", "weights", "adversarial", "start_from"),
+        start_fingerprint=started_from,
+        images_sha256=crops.images_sha256(),
     )
     step = resume_run(cfg, accelerator, checkpoints, optimizer)
     weights = torch.tensor(cfg.weights, device=accelerator.device)
@@ -284,7 +289,7 @@ def main(cfg: Options) -> dict[str, Any]:
         "adversarial": cfg.adversarial,
         "steps": step,
         "seed": cfg.seed,
-        "started_from": None if cfg.start_from is None else sha256_of(cfg.start_from),
+        "started_from": started_from,
         "license": "CC-BY-SA-4.0",
     }
     save_codec(path, cfg.codec, network, notes)

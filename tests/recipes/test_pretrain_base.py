@@ -324,6 +324,35 @@ def test_the_prompt_free_twin_starts_alike(run, tmp_path):
     )
 
 
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "not recorded"])
+def test_r9_another_start_of_the_same_name(run, world, stop, tmp_path, recorded):
+    """The prompts of a prompt-free base are frozen, and in no checkpoint."""
+    start = tmp_path / "start"
+    shutil.copytree(world.bases["prompt-free"], start)
+    options = {"preset": None, "prompt": "none", "pretrained_model_name_or_path": str(start)}
+    run("pretrain_base", tmp_path / "out", at={2: stop}, **options)
+    path = tmp_path / "out" / "checkpoints" / "step-00000002" / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    before = manifest["run_config"].pop("start_fingerprint")
+    assert before == UCIP.from_pretrained(start).fingerprint
+    if not recorded:  # as by earlier versions
+        path.write_text(json.dumps(manifest), encoding="utf-8")
+    other = UCIP.from_pretrained(start)
+    with torch.no_grad():
+        other.blocks[0].prompt.basis.add_(0.01)
+    other.save_pretrained(start)
+    options["resume_from_checkpoint"] = "latest"
+    if not recorded:
+        assert len(run("pretrain_base", tmp_path / "out", **options).losses) == 1
+        return
+    now = rf'start_fingerprint: "{before}" in the checkpoint, "{other.fingerprint}" now'
+    with pytest.raises(CheckpointError, match=rf"other options \({now}\)"):
+        run("pretrain_base", tmp_path / "out", **options)
+    random = options | {"pretrained_model_name_or_path": None, "preset": "nano"}
+    with pytest.raises(CheckpointError, match=r'start_fingerprint: .*, "random weights" now'):
+        run("pretrain_base", tmp_path / "out", **random)
+
+
 def test_the_schedule_may_be_longer_than_the_stage(run, tmp_path):
     done = run(
         "pretrain_base",

@@ -351,9 +351,10 @@ class Checkpoints:
             return json.dumps(config[key]) if key in config else "absent"
 
         old, new = manifest.run_config, self._run_config
+        measured = (key for key in self._measured_keys if old.get(key) is not None)
         differing = [
             f"{key}: {shown(old, key)} in the checkpoint, {shown(new, key)} now"
-            for key in (*self._critical_keys, *(k for k in self._measured_keys if k in old))
+            for key in (*self._critical_keys, *measured)
             # An option younger than the checkpoint was what None says: not used.
             if json.dumps(old.get(key)) != json.dumps(new.get(key))
         ]

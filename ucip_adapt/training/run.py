@@ -334,6 +334,7 @@ def make_checkpoints(
     *,
     critical: Sequence[str] = (),
     base_fingerprint: str | None = None,
+    start_fingerprint: str | None = None,
     images_sha256: str | None = None,
     codecs: Mapping[str, str] | None = None,
     slots: Sequence[int] | None = None,
@@ -346,6 +347,7 @@ def make_checkpoints(
         critical: Options of the recipe, besides the common ones, that a resumed run must share.
         base_fingerprint: Of the base, whose name may stand for other weights by then; its frozen
             parameters are in no checkpoint. None where all parameters are.
+        start_fingerprint: Of what the weights of a base or codec started from, for the same reason.
         images_sha256: Of the training images, whose folder's name may stand for others by then.
         codecs: Digest of what each codec is, by its name, which may stand for another program or
             version of a library by then. A codec that the checkpoint does not know is no matter
@@ -353,7 +355,10 @@ def make_checkpoints(
         slots: Number of the slot of each setting, which decides what is drawn: a suite may group
             the same settings otherwise by then. None where there is nothing to group.
     """
-    measured: dict[str, Any] = {"images_sha256": images_sha256}
+    measured: dict[str, Any] = {
+        "start_fingerprint": start_fingerprint,
+        "images_sha256": images_sha256,
+    }
     measured |= {f"fingerprint of codec {name}": said for name, said in (codecs or {}).items()}
     if slots is not None:
         measured["slots"] = list(slots)

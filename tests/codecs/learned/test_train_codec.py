@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from accelerate import Accelerator, debug_launcher
 from accelerate.state import AcceleratorState, GradientState
 
 from ucip_adapt.assets import image_folder
-from ucip_adapt.codecs.learned import TINY_MSE
+from ucip_adapt.codecs.learned import TINY_CODECS, TINY_MSE
 from ucip_adapt.codecs.learned.crops import CodecCrops, reduced
 from ucip_adapt.codecs.learned.weights import load_codec
 from ucip_adapt.config import parse_config
@@ -110,6 +111,61 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(train, tmp_path, codec):
     assert [row["quality"] for row in rows] == list(range(1, first.network.config.rates + 1))
     assert [point["step"] for point in results["scores"]["curve"]] == [2, 4]
     assert first.training["steps"] == 4
+
+
+@pytest.fixture
+def replaceable(folders, tmp_path) -> tuple[Path, Path, list[str]]:
+    """A start and a folder of images whose contents may change, and the flags that name them."""
+    start, images = tmp_path / "start.safetensors", tmp_path / "images"
+    shutil.copy(TINY_MSE.path, start)
+    shutil.copytree(folders / "train", images)
+    flags = ["--codec", "tiny-perceptual", "--start_from", str(start)]
+    return start, images, [*flags, "--train_data_dir", str(images)]
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "not recorded"])
+def test_another_start_of_the_same_name(train, replaceable, tmp_path, recorded):
+    """Its frozen encoder is in no checkpoint: the result would be half of each."""
+    start, _, flags = replaceable
+    out = tmp_path / "out"
+    assert train(out, *flags, stop_at=2) == {}
+    if not recorded:
+        forget(out, "start_fingerprint")
+    shutil.copy(TINY_CODECS["tiny-msssim"].path, start)
+    resume = [*flags, "--resume_from_checkpoint", "latest"]
+    if not recorded:
+        assert train(out, *resume)["kind"] == "train_codec"
+        return
+    with pytest.raises(CheckpointError, match=r'other options \(start_fingerprint: "\w{64}" in'):
+        train(out, *resume)
+    with pytest.warns(CheckpointWarning, match="start_fingerprint: "):
+        assert train(out, *resume, "--force")["kind"] == "train_codec"
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "not recorded"])
+def test_other_images_of_the_same_names(train, replaceable, tmp_path, recorded):
+    _, images, flags = replaceable
+    out = tmp_path / "out"
+    assert train(out, *flags, stop_at=2) == {}
+    if not recorded:
+        forget(out, "images_sha256")
+    city, flowers = images / "city.png", images / "flowers.png"
+    city.write_bytes(flowers.read_bytes())
+    resume = [*flags, "--resume_from_checkpoint", "latest"]
+    if not recorded:
+        assert train(out, *resume)["kind"] == "train_codec"
+        return
+    with pytest.raises(CheckpointError, match=r'other options \(images_sha256: "\w{64}" in the'):
+        train(out, *resume)
+
+
+def forget(out: Path, key: str) -> None:
+    """Make the checkpoint one of an earlier version, which knew no such digest."""
+    path = out / "checkpoints" / "step-00000002" / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    assert len(manifest["run_config"][key]) == 64
+    manifest["run_config"][key] = None
+    path.write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def test_skipped_steps_of_the_opponent_are_counted(recipe, train, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypedDict
@@ -66,6 +67,18 @@ class CodecCrops(Dataset[CodecCrop]):
         self._images = images
         self._size = patch_size
         self._seed = seed
+
+    def images_sha256(self) -> str:
+        """What a crop is cut from: a digest of the reduced images' pixels, in order.
+
+        Returns:
+            64 hexadecimal digits; other images, or another order, give others.
+        """
+        digest = hashlib.sha256()
+        for image in self._images:
+            digest.update(f"{image.shape} ".encode())
+            digest.update(np.ascontiguousarray(image).data)
+        return digest.hexdigest()
 
     def __getitem__(self, index: int) -> CodecCrop:
         """Cut sample number ``index``, any number from 0."""
