@@ -53,6 +53,34 @@ def test_a_large_mean_costs_no_digits(grad):
     )
 
 
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_large_image_costs_no_digits(grad):
+    """Two million squares, added one to the next in float32, are wrong in the fourth digit."""
+    generator = torch.Generator().manual_seed(0)
+    x = 3 + torch.randn(1, 1500, 1400, 2, generator=generator)
+    x[:, :200] *= 20  # what is added to an already large sum loses most
+    x[..., 1] = x[..., 1] * 0.01 + 300  # a mean that float32 rounds
+    zeros = torch.zeros_like(x)
+    exact = equation(x.double(), zeros.double(), zeros.double())
+    found = modulate(x.requires_grad_(grad), zeros, zeros, eps=1e-5).detach().double()
+    torch.testing.assert_close(found[..., 0], exact[..., 0], rtol=1e-6, atol=1e-6)
+    # The input's own rounding at 300 is 2e-4 of a standard deviation.
+    torch.testing.assert_close(found[..., 1], exact[..., 1], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("frozen", [(), (0,), (1, 2)])
+def test_gradients_of_a_large_image(frozen):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(4, 1, 130, 130, 2, generator=generator, dtype=torch.float64)
+    weight, *inputs = [*values]
+    inputs = [value.requires_grad_(i not in frozen) for i, value in enumerate(inputs)]
+    leaves = [value for value in inputs if value.requires_grad]
+    found = torch.autograd.grad((modulate(*inputs, eps=1e-5) * weight).sum(), leaves)
+    expected = torch.autograd.grad((equation(*inputs) * weight).sum(), leaves)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
 def test_what_is_kept_for_backward():
     x, gamma, beta = (value.requires_grad_() for value in example(1, 64))
     kept: dict[int, int] = {}

@@ -12,6 +12,11 @@ from ucip_adapt.models.folding import is_plain, is_traced, needs_graph
 
 __all__ = ["add_convolved", "convolve", "modulate"]
 
+_PIXELS = 128 * 128
+"""Pixels above which group norm is not taken on a CPU. It adds up squares one by one: 1 / deviation
+is off by 3e-6 of itself here, 2e-4 at 1024 x 1024 and 1e-2 at 4096 x 4096, where a mean, which is
+summed pairwise, stays at 1e-7. On crops and windows the mean's way takes up to a third longer."""
+
 
 def modulate(x: Tensor, gamma: Tensor, beta: Tensor, *, eps: float) -> Tensor:
     """``InstanceNorm(x) * (1 + gamma) + beta``, statistics over the whole image.
@@ -60,6 +65,13 @@ def _normalise(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     # mean taken away first, it would lose digits.
     mean = x.mean(dim=(1, 2), keepdim=True)
     batch, height, width, dim = x.shape
+    if height * width > _PIXELS:
+        centred = x - mean
+        # What the mean's own rounding has left, which group norm takes away as well.
+        rest = centred.mean(dim=(1, 2), keepdim=True)
+        centred.sub_(rest)
+        scale = torch.rsqrt(centred.square().mean(dim=(1, 2), keepdim=True) + eps)
+        return centred.mul_(scale), mean + rest, scale
     centred = (x - mean).permute(0, 3, 1, 2)
     normalised, _, scale = torch.native_group_norm(
         centred, None, None, batch, dim, height * width, dim, eps
