@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from ucip_adapt import UCIP, DynamicPromptConfig, add_prompt_adapter, load_eval_set
+from ucip_adapt.errors import ConfigError
 from ucip_adapt.models import LargePlan
 from ucip_adapt.models.bounded.lines import RowConvolution
 from ucip_adapt.models.bounded.moments import Moments
@@ -125,6 +126,40 @@ def test_lora_anywhere_counts(lively, tmp_path):
     model = get_peft_model(network, config).double().eval()
     assert_exact(model.get_base_model(), lq, (3, 4, 2), tmp_path)
     assert (in_strips(network, lq, (3, 4, 2), tmp_path) - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("saved", ["prompt", "spade", "offset"])
+@pytest.mark.parametrize("design", ["dynamic", "none", "fixed", "promptir"])
+def test_modules_that_peft_saves_whole_count(lively, tmp_path, design, saved):
+    network = lively("nano", prompt=design, prompt_size=5).double()
+    lq = image(9, 12)
+    before = in_strips(network, lq, (3, 4, 2), tmp_path)
+    config = LoraConfig(r=2, target_modules=["proj"], modules_to_save=[saved])
+    model = get_peft_model(network, config, "one").double().eval()
+    model.add_adapter("none of it", LoraConfig(r=2, target_modules=["proj"]))
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if f"{saved}.modules_to_save.one" in name:
+                value.add_(0.3 * torch.randn_like(value))
+    assert_exact(network, lq, (3, 4, 2), tmp_path)
+    if (design, saved) != ("none", "prompt"):  # where the prompt is 0 whatever its parameters
+        assert (in_strips(network, lq, (3, 4, 2), tmp_path) - before).abs().max() > 1e-3
+    with model.disable_adapter():
+        assert_exact(network, lq, (3, 4, 2), tmp_path)
+        assert (in_strips(network, lq, (3, 4, 2), tmp_path) - before).abs().max() <= 1e-12
+    model.set_adapter("none of it")
+    assert_exact(network.double(), lq, (3, 4, 2), tmp_path)
+
+
+def test_a_prompt_that_is_no_known_design_is_refused(lively, tmp_path):
+    class Average(nn.Module):
+        def forward(self, features, slot=None):
+            return features.mean(dim=(1, 2), keepdim=True).expand_as(features)[..., :8]
+
+    network = lively("nano").double()
+    network.blocks[0].prompt = Average()
+    with pytest.raises(ConfigError, match="not of Average: take the image whole, mode 'whole'"):
+        in_strips(network, image(9, 12), (3, 4, 2), tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ucip_adapt.errors import ConfigError
 from ucip_adapt.models.bounded.moments import Means
 from ucip_adapt.models.bounded.store import FeatureMap
 from ucip_adapt.models.prompts import DPM, FixedPrompt, PromptIRPrompt
@@ -16,7 +18,17 @@ __all__ = ["StripPrompt", "active_module"]
 
 
 def active_module(module: nn.Module) -> nn.Module:
-    """The module that computes: of a layer that stands for it, the base's or the adapter's."""
+    """The module that computes: of a layer that stands for it, the base's or the adapter's.
+
+    So also of what PEFT's ``modules_to_save`` wraps around it.
+    """
+    original = module._modules.get("original_module")
+    if original is not None:
+        wrapper: Any = module
+        names = wrapper.active_adapters
+        if wrapper.disable_adapters or any(name not in wrapper.modules_to_save for name in names):
+            return original
+        return wrapper.modules_to_save[names[0]] if names else original
     active: nn.Module = getattr(module, "active_module", module)
     return active
 
@@ -28,6 +40,10 @@ class StripPrompt:
         module: The block's prompt module.
         new_map: Makes the map that keeps prompts which differ from pixel to pixel.
         shape: H, W, C of the features.
+
+    Raises:
+        ConfigError: If the module is none of the designs: what a strip needs of the image is only
+            known of those.
     """
 
     def __init__(
@@ -39,6 +55,13 @@ class StripPrompt:
         self._module = module
         self._height, self._width, self._dim = shape
         self._design = active_module(module)
+        # What an adapter puts in the place of a design works on the same features.
+        design = getattr(module, "base_layer", self._design)
+        if not isinstance(design, DPM | FixedPrompt | PromptIRPrompt):
+            raise ConfigError(
+                f"mode 'exact' knows the prompts of DPM, FixedPrompt and PromptIRPrompt, not of "
+                f"{type(design).__name__}: take the image whole, mode 'whole'"
+            )
         constant = isinstance(self._design, FixedPrompt) or (
             isinstance(self._design, DPM) and not self._design.enabled
         )
