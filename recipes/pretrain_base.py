@@ -327,7 +327,8 @@ def main(cfg: Options) -> dict[str, Any]:
                 cache=cache_of(cfg),
                 accelerator=accelerator,
             )
-            base.config = base.config.replace(window=window)
+            # Tried at their own step, not at the one that a base to start from is applied at.
+            base.config = base.config.replace(window=window, window_stride=None)
             for way, psnr in ways.items():
                 say(accelerator, f"inference  {way}: {psnr:.3f} dB on {validation.name}")
         else:

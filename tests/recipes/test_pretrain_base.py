@@ -123,6 +123,26 @@ def test_a_window_that_scores_best_is_what_the_base_does_from_then_on(
     assert scores["whole"] != scores["base"]
 
 
+@pytest.mark.parametrize("best", [12, 22, None])
+def test_the_step_of_a_base_to_start_from_goes_with_its_window(
+    run, recipes, world, tmp_path, monkeypatch, best
+):
+    start = UCIP.from_pretrained(world.bases["prompted"])
+    start.config = start.config.replace(window=24, window_stride=16)
+    start.save_pretrained(tmp_path / "start")
+    monkeypatch.setattr(
+        recipes("pretrain_base"), "choose_window", lambda *_, **__: (best, {"measured": 1.0})
+    )
+    changes = {"pretrained_model_name_or_path": str(tmp_path / "start"), "preset": None}
+    run("pretrain_base", tmp_path / "out", windows=(12,), max_train_steps=1, **changes)
+    base = UCIP.from_pretrained(tmp_path / "out")
+    lq = torch.rand(1, 3, 30, 25)
+    assert torch.equal(base.upscale(lq), base.upscale(lq, window=best))
+    kept = run("pretrain_base", tmp_path / "kept", max_train_steps=1, **changes).folder
+    config = json.loads((kept / "config.json").read_text(encoding="utf-8"))
+    assert (config["window"], config["window_stride"]) == (24, 16), "nothing was tried"
+
+
 def test_the_results_file_holds_curve_and_stage(first):
     record = json.loads(first.bytes("results.json"))
     assert tuple(record) == TOP_LEVEL_KEYS
