@@ -6,11 +6,13 @@
 ``rates`` tunes each method at several learning rates for a few steps and keeps, in
 ``results/<codec>_rates.json``, the one that is best on the validation images. ``final`` tunes each
 method at its rate on the embedded images and on CID22, measures all of them together, and writes
-``results/<codec>_methods.json``. Runs that are finished are not repeated.
+``results/<codec>_methods.json``. Runs that are finished are not repeated; one that was made with
+other options than those asked for is an error.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -19,6 +21,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -26,8 +29,9 @@ from typing import Any, NamedTuple
 import torch
 
 from ucip_adapt.config import option, run_recipe
-from ucip_adapt.errors import UcipError
-from ucip_adapt.training.results import read_results, write_results
+from ucip_adapt.errors import ConfigError, UcipError
+from ucip_adapt.models import UCIP
+from ucip_adapt.training.results import portable, read_results, write_results
 
 RECIPES = Path(__file__).parent
 
@@ -95,28 +99,107 @@ def launch(script: str, arguments: Sequence[str], log: Path, *, processes: int =
         raise UcipError(f"{script} failed with exit code {done.returncode}: see {log}")
 
 
-def tune(
-    cfg: Options,
-    name: str,
-    images: str,
-    rate: float,
-    steps: int,
-    folder: Path,
-    *extra: str,
-) -> None:
+def as_words(options: dict[str, Any]) -> list[str]:
+    """Options as a command line has them."""
+    words = []
+    for name, value in options.items():
+        if isinstance(value, bool):
+            words += [f"--{name}"] if value else []
+            continue
+        values = value if isinstance(value, list) else [value]
+        words += [f"--{name}", *(f"{v:g}" if isinstance(v, float) else str(v) for v in values)]
+    return words
+
+
+def tune_options(cfg: Options, images: str, rate: float, steps: int) -> dict[str, Any]:
+    """What a run of any method is made with, in the names of the tuning recipes."""
+    return {
+        "codec": cfg.codec,
+        "train_data_dir": [images],
+        "max_train_steps": steps,
+        "learning_rate": rate,
+        "loss": "l1",  # the only one when the first base was measured
+        # Final runs are measured together afterwards; what each measures itself is a first look.
+        "max_eval_images": cfg.rate_images,
+    }
+
+
+def measure_options(
+    cfg: Options, dataset: str, images: str, labels: dict[str, Path]
+) -> dict[str, Any]:
+    """What runs are measured with, in the names of ``evaluate.py``."""
+    return {
+        "codec": cfg.codec,
+        "evaluate_on": [dataset],
+        "window": cfg.window,
+        "metric_protocols": ["y-c4"],
+        "adapter": [f"{label}={path}" for label, path in labels.items()],
+        "skip_base": images != cfg.train_on[0],  # bicubic and the base are measured once
+    }
+
+
+@functools.cache
+def fingerprint_of(base: str) -> str:
+    """What a base is, whatever its name stands for."""
+    return UCIP.from_pretrained(base).fingerprint
+
+
+def refuse_others(cfg: Options, folder: Path, asked: dict[str, Any]) -> None:
+    """Refuse a finished run that would be taken for one with other options.
+
+    Its folder's name says method, images and codec only.
+
+    Raises:
+        ConfigError: If there is one; the message names its folder and the options.
+    """
+    if not (folder / "results.json").is_file():
+        return
+    record = read_results(folder / "results.json")
+    config = record["config"]
+    other = [
+        f"{name} {config[name]}, not {value}"
+        for name, value in portable(asked).items()
+        if name in config and config[name] != value  # earlier versions had fewer options
+    ]
+    if record["parameters"]["base_fingerprint"] != fingerprint_of(cfg.base):
+        made_on = config["pretrained_model_name_or_path"]
+        other.append(f"base {made_on}, not {cfg.base} as it is now")
+    if other:
+        raise ConfigError(
+            f"{folder} holds a run of {'; '.join(other)}: delete the folder to have it made again, "
+            "or give another --runs_dir"
+        )
+
+
+def refuse_older(folder: Path, runs: Sequence[Path]) -> None:
+    """Refuse a finished measurement of what was trained again since, or is going to be.
+
+    Raises:
+        ConfigError: If it is one.
+    """
+    measured, made = folder / "results.json", [run / "results.json" for run in runs]
+    if not measured.is_file():
+        return
+    for path in made:
+        if not path.is_file() or path.stat().st_mtime > measured.stat().st_mtime:
+            raise ConfigError(
+                f"{folder} was measured before {path.parent} was trained: delete {folder} to have "
+                "it measured again, or give another --runs_dir"
+            )
+
+
+def tune(cfg: Options, name: str, folder: Path, options: dict[str, Any]) -> None:
     """Tune one method unless its results are there."""
     if (folder / "results.json").is_file():
         return
     method = METHODS[name]
-    shared = [
-        *("--codec", cfg.codec, "--pretrained_model_name_or_path", cfg.base),
-        *("--train_data_dir", images, "--max_train_steps", str(steps)),
-        *("--learning_rate", f"{rate:g}", "--output_dir", str(folder)),
-        *("--loss", "l1"),  # the only one when the first base was measured
+    arguments = [
+        *method.flags,
+        *("--pretrained_model_name_or_path", cfg.base, *as_words(options)),
+        *("--output_dir", str(folder)),
         *(("--data", str(cfg.data)) if cfg.data else ()),
     ]
-    log = folder.with_name(folder.name + ".log")
-    launch(method.recipe, [*method.flags, *shared, *extra], log)
+    launch(method.recipe, arguments, folder.with_name(folder.name + ".log"))
     print(f"{folder.name}: {validation_gain(folder):+.3f} dB on the validation images", flush=True)
 
 
@@ -133,8 +216,11 @@ def rates(cfg: Options) -> None:
     """Try every rate of every method; keep the best of each."""
     trials = [(name, rate) for name, method in METHODS.items() for rate in method.rates]
     folders = {(n, r): cfg.runs_dir / "rates" / f"{cfg.codec}-{n}-{r:g}" for n, r in trials}
+    options = {(n, r): tune_options(cfg, "embedded", r, cfg.rate_steps) for n, r in trials}
+    for trial in trials:
+        refuse_others(cfg, folders[trial], options[trial])
     with ThreadPoolExecutor(cfg.jobs) as pool:
-        list(pool.map(lambda trial: try_rate(cfg, trial, folders[trial]), trials))
+        list(pool.map(lambda t: tune(cfg, t[0], folders[t], options[t]), trials))
     gains = {trial: round(validation_gain(folder), 4) for trial, folder in folders.items()}
     table = {
         name: {f"{rate:g}": gains[name, rate] for rate in method.rates}
@@ -155,30 +241,34 @@ def rates(cfg: Options) -> None:
     print(json.dumps(best, indent=2))
 
 
-def try_rate(cfg: Options, trial: tuple[str, float], folder: Path) -> None:
-    """Tune one method at one rate, on the embedded images."""
-    limit = ("--max_eval_images", str(cfg.rate_images))
-    tune(cfg, trial[0], "embedded", trial[1], cfg.rate_steps, folder, *limit)
-
-
 def final(cfg: Options) -> None:
     """Tune every method at its rate on every set of images, and measure all of them."""
-    chosen = read_results(cfg.results_dir / f"{cfg.codec}_rates.json")["scores"]["best"]
+    tried = read_results(cfg.results_dir / f"{cfg.codec}_rates.json")
+    if tried["config"]["base"] != portable(cfg.base):
+        raise ConfigError(
+            f"{cfg.results_dir / f'{cfg.codec}_rates.json'} holds rates for base "
+            f"{tried['config']['base']}, not {cfg.base}: run 'rates' with that first, or give "
+            "another --results_dir"
+        )
+    chosen = tried["scores"]["best"]
     runs = {
         f"{name}@{images}": (name, images, cfg.runs_dir / f"{cfg.codec}-{images}-{name}")
         for images in cfg.train_on
         for name in METHODS
     }
-    # All runs are measured together afterwards; what each measures by itself is a first look.
-    limit = ("--max_eval_images", str(cfg.rate_images))
+    options = {
+        label: tune_options(cfg, images, chosen[name], cfg.final_steps)
+        for label, (name, images, _) in runs.items()
+    }
+    for label, run in runs.items():
+        refuse_others(cfg, run[2], options[label])
+    for dataset, images in product(cfg.evaluate_on, cfg.train_on):
+        folder, labels = measurement(cfg, runs, dataset, images)
+        refuse_others(cfg, folder, measure_options(cfg, dataset, images, labels))
+        refuse_older(folder, list(labels.values()))
     with ThreadPoolExecutor(cfg.jobs) as pool:
         list(
-            pool.map(
-                lambda run: tune(
-                    cfg, run[0], run[1], chosen[run[0]], cfg.final_steps, run[2], *limit
-                ),
-                runs.values(),
-            )
+            pool.map(lambda item: tune(cfg, item[1][0], item[1][2], options[item[0]]), runs.items())
         )
     scores = measure(cfg, runs)
     methods = {label: describe_run(run[2], run[1]) for label, run in runs.items()}
@@ -200,29 +290,30 @@ def final(cfg: Options) -> None:
         print(f"{label}: {target}")
 
 
+def measurement(
+    cfg: Options, runs: dict[str, tuple[str, str, Path]], dataset: str, images: str
+) -> tuple[Path, dict[str, Path]]:
+    """Folder of one evaluation, and the runs that it measures by their labels."""
+    folder = cfg.runs_dir / f"{cfg.codec}-evaluation-{images}-{dataset}"
+    return folder, {label: run[2] for label, run in runs.items() if run[1] == images}
+
+
 def measure(cfg: Options, runs: dict[str, tuple[str, str, Path]]) -> dict[str, Any]:
     """Measure the base and every run; one evaluation for each set and each training images."""
     merged: dict[str, Any] = {"rows": []}
-    for dataset in cfg.evaluate_on:
-        for images in cfg.train_on:
-            labels = {label: run[2] for label, run in runs.items() if run[1] == images}
-            folder = cfg.runs_dir / f"{cfg.codec}-evaluation-{images}-{dataset}"
-            record = measure_set(cfg, dataset, labels, folder, base=images == cfg.train_on[0])
-            merged |= {"environment": record["environment"], "parameters": record["parameters"]}
-            merged["rows"] += record["scores"]["rows"]
+    for dataset, images in product(cfg.evaluate_on, cfg.train_on):
+        folder, labels = measurement(cfg, runs, dataset, images)
+        record = measure_set(cfg, folder, measure_options(cfg, dataset, images, labels))
+        merged |= {"environment": record["environment"], "parameters": record["parameters"]}
+        merged["rows"] += record["scores"]["rows"]
     return merged
 
 
-def measure_set(
-    cfg: Options, dataset: str, labels: dict[str, Path], folder: Path, *, base: bool
-) -> dict[str, Any]:
-    """Measure runs on one set, with bicubic and the base or without, unless that was done."""
+def measure_set(cfg: Options, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Measure runs on one set unless that was done."""
     if not (folder / "results.json").is_file():
         arguments = [
-            *("--codec", cfg.codec, "--pretrained_model_name_or_path", cfg.base),
-            *("--evaluate_on", dataset, "--window", cfg.window, "--metric_protocols", "y-c4"),
-            *("--adapter", *(f"{label}={path}" for label, path in labels.items())),
-            *(() if base else ("--skip_base",)),
+            *("--pretrained_model_name_or_path", cfg.base, *as_words(options)),
             *(("--data", str(cfg.data)) if cfg.data else ()),
             *("--output_dir", str(folder)),
         ]
