@@ -463,3 +463,24 @@ def test_on_a_gpu(
     names = ["default", "__base__", "default"]
     model.eval()(lq.cuda(), adapter_names=names).sum().backward()
     assert all(p.grad is not None and p.grad.is_cuda for _, p in trainable_parameters(model))
+
+
+def test_a_sampler_chosen_later_reaches_adapters(make_base, make_adapter, lq):
+    """Offsets in another layout than the sampler reads would be copied, every map of them."""
+    base = make_base()
+    first = make_adapter(trainable_set="dpm+offset", name="one")
+    second = make_adapter(trainable_set="dpm+offset", name="two", seed=2)
+    model = PeftModel.from_pretrained(base, str(first), adapter_name="one")
+    model.load_adapter(str(second), "two")
+    before = _forward(model, lq)
+    layer = base.blocks[0].layers[0].offset
+    sizes = layer.base_layer.dim, layer.base_layer.prompt_dim
+    x, prompt = (torch.rand(1, 5, 7, size) for size in sizes)
+    for sampler in ("fused", "gather"):
+        base.use_sampler(sampler)
+        for name in ("two", "one"):
+            model.set_adapter(name, inference_mode=True)
+            offset = layer(x, prompt)
+            read = offset.permute(0, 2, 3, 1) if sampler == "fused" else offset
+            assert read.is_contiguous(), f"{sampler}, {name}"
+    torch.testing.assert_close(_forward(model, lq), before, rtol=1e-4, atol=1e-5)

@@ -325,9 +325,11 @@ class PTMM(nn.Module):
     def use_sampler(self, sampler: Sampler) -> None:
         """Sample by this implementation, and predict offsets in the layout that it reads."""
         self.mixer.sampler = sampler
-        for module in self.modules():
-            if isinstance(module, OffsetLayer):  # an adapter may have wrapped it
-                module.planar = sampler != "fused"
+        for part in self.modules():
+            # An adapter's layer has wrapped the base's, and holds its own where no child is found.
+            for module in (part, *getattr(part, "replacements", ())):
+                if isinstance(module, OffsetLayer):
+                    module.planar = sampler != "fused"
 
     def forward(self, x: Tensor, prompt: Tensor, offset: Tensor) -> Tensor:
         """Map ``(B, H, W, C)`` to the same shape, given the prompt and the offsets in force."""

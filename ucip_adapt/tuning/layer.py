@@ -176,6 +176,11 @@ class DynamicLayer(nn.Module, BaseTunerLayer):
         replacement = self._replacements.get(self._current())
         return self.base_layer if replacement is None else replacement
 
+    @property
+    def replacements(self) -> tuple[nn.Module, ...]:
+        """The modules that compute for the adapters; they are not among the layer's children."""
+        return tuple(self._replacements.values())
+
     def _current(self) -> str:
         if self.disable_adapters or self.merged or not self.active_adapters:
             return BASE
