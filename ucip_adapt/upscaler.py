@@ -448,9 +448,13 @@ def _check_values(lq: Tensor) -> None:
 
 def _check_device(device: str) -> None:
     try:
-        kind = torch.device(device).type
-        usable = kind == "cpu" or getattr(torch, kind).is_available()
+        kind, index = torch.device(device).type, torch.device(device).index
+        backend = None if kind == "cpu" else getattr(torch, kind)
+        count = 1 if backend is None else backend.device_count() if backend.is_available() else 0
     except (RuntimeError, AttributeError) as error:
         raise ConfigError(f"no device '{device}': give cpu, cuda, cuda:1 or mps") from error
-    if not usable:
+    if not count:
         raise ConfigError(f"device '{device}' is not available here")
+    if index is not None and index >= count:
+        known = kind if kind == "cpu" else ", ".join(f"{kind}:{i}" for i in range(count))
+        raise ConfigError(f"device '{device}' is not available here, but {known}")

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -328,6 +329,27 @@ def test_precision_is_named_or_torchs_own(nano):
             with pytest.raises(UnknownNameError, match=f"unknown dtype '{told}'.*bfloat16, float"):
                 ucip_adapt.load(adapter, base=nano, dtype=wrong)
     assert ucip_adapt.interpolate("webp", "webp", 0.5, dtype=torch.bfloat16).dtype == "bfloat16"
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch, nano):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: asked.append(device) or self)
+    there = ["cuda", "cuda:0", "cuda:1", "cpu", "cpu:0"]
+    for device in there:
+        ucip_adapt.load(base=nano, device=device)
+    assert asked == there
+    interpolate = partial(ucip_adapt.interpolate, "webp", "webp", 0.5)
+    for load in (ucip_adapt.load, interpolate):
+        with pytest.raises(
+            ConfigError, match=r"'cuda:2' is not available here, but cuda:0, cuda:1$"
+        ):
+            load(device="cuda:2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for missing in ("cuda", "cuda:0"):
+        with pytest.raises(ConfigError, match=rf"device '{missing}' is not available here$"):
+            ucip_adapt.load(device=missing)
 
 
 def test_load_names_what_is_wrong(tmp_path):
