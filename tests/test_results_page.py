@@ -128,16 +128,14 @@ def test_no_cell_some_cells_and_a_stale_page(elsewhere):
     assert "avif, net-v1" in page
     assert "+0.400 [" in page
     assert "| 27.2" not in page.partition("# Table 3\n")[0]
-    again = page.partition("## Make a cell again")[2].partition("<!-- end -->")[0]
+    again = page.partition("<!-- table:repeat -->")[2].partition("<!-- end -->")[0]
+    assert "No cell was made once more yet." in page
     short = page.partition("<!-- table:in_short -->")[2].partition("<!-- end -->")[0]
     assert (
         "| webp | full | 2 | `dpm` | +0.250 [+0.250, +0.250]; 4 of 4 | - | - | - | - | - |" in short
     )
     assert "tiny-elic" not in short
-    assert (
-        "--only net-v1_webp_dpm_full_rate-0.01_seed0 --data DATA` | 60 + 30, made up, 2 cores"
-        in again
-    )
+    assert "| `net-v1_webp_dpm_full_rate-0.01_seed0` | 60 + 30, made up, 2 cores |" in again
     assert "30.200" not in again
     mean = (25 + 2 + 0.5 + 25 + 6.5 + 0.5) / 2
     assert f"| {mean + 0.2:.3f} | {mean + 0.2:.3f} to {mean + 0.3:.3f} | 2 |" in again
@@ -196,3 +194,26 @@ def test_base_over_bicubic(elsewhere):
     # slots count alike: (0.5 + 1.0) / 2; the twin lacks a slot
     assert lines[4][3:] == ["**+0.600**", "**+0.750 [+0.750, +0.750]**", "-", "-"]
     assert "in 1.0 h (made up, 2 cores)" in table
+
+
+def test_a_cell_that_was_made_again(elsewhere):
+    record = {
+        "kind": "repeat",
+        "config": {"cell": "net-v1_webp"},
+        "environment": {"cpu": "another", "cpu_cores": 4},
+        "seconds": {"training": 20.0, "evaluation": 10.0},
+        "scores": {
+            "finished": {
+                "psnr_db": 25.1,
+                "seconds": {"training": 60.0, "evaluation": 30.0},
+                "environment": {"cpu": "made up", "cpu_cores": 2},
+            },
+            "again": {"psnr_db": 25.1012},
+            "largest_difference_db": 0.0345,
+            "same_weights": False,
+            "seeds": {"count": 2, "low_db": 25.1, "high_db": 25.103},
+        },
+    }
+    write_results(elsewhere.folder / "results" / "repeated" / "net.json", record)
+    hardware = "60 + 30, made up, 2 cores | 20 + 10, another, 4 cores"
+    assert f"| `net-v1_webp` | {hardware} | +0.0012 | 0.0345 | no | 0.0030 |" in elsewhere()[1]
