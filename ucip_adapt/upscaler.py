@@ -201,7 +201,9 @@ class Upscaler:
             )
         if 0 in image.size:
             raise ConfigError(f"an image of {image.width} x {image.height} pixels holds none")
-        picture = from_pillow(ImageOps.exif_transpose(image))
+        # A TIFF is upright once loaded; a copy would not know what its levels stand for.
+        upright = image if image.format == "TIFF" else ImageOps.exif_transpose(image)
+        picture = from_pillow(upright)
         if picture.depth == 16 and picture.alpha is not None:
             raise ConfigError(
                 "Pillow has no 16-bit grey with alpha, which a transparent level becomes: take out "

@@ -120,6 +120,36 @@ def test_16_bits_in_planes_are_refused_too(tmp_path: Path, rgb: np.ndarray) -> N
     np.testing.assert_array_equal(read_rgb(tmp_path / "uint8.tif"), rgb)
 
 
+@pytest.mark.parametrize("largest", [300, 65535])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_deep_ppm_is_refused_rather_than_cut_down(
+    tmp_path: Path, channels: int, largest: int
+) -> None:
+    path = tmp_path / "deep.png"  # the content counts, not the name
+    path.write_bytes(b"P%d\n2 2\n%d\n" % (5 + channels // 3, largest) + bytes(8 * channels))
+    with pytest.raises(DataError, match=r"deep\.png: .*convert the image to 8-bit RGB"):
+        read_rgb(path)
+    path.write_bytes(b"P%d\n2 2\n255\n" % (5 + channels // 3) + bytes(4 * channels))
+    assert read_rgb(path).shape == (2, 2, 3)
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("avif", ".avif"), ("jpeg2k", ".jp2")])
+@pytest.mark.parametrize("bits", [8, 10, 12])
+def test_depth_that_only_the_content_tells_is_refused(
+    tmp_path: Path, photo: np.ndarray, codec: str, suffix: str, bits: int
+) -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+    encode = getattr(imagecodecs, f"{codec}_encode")
+    pixels = photo if bits == 8 else photo.astype(np.uint16) << (bits - 8)
+    path = tmp_path / f"image{suffix}"
+    path.write_bytes(encode(pixels, bitspersample=bits))
+    if bits == 8:
+        assert read_rgb(path).shape == photo.shape
+    else:
+        with pytest.raises(DataError, match=f"image\\{suffix}: {bits} bits per channel; convert"):
+            read_rgb(path)
+
+
 def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
     Image.new("F", (8, 8), 0.5).save(tmp_path / "float.tif")
     with pytest.raises(DataError, match=r"float\.tif: pixels of mode 'F'; convert"):

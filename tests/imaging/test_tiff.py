@@ -12,6 +12,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from ucip_adapt.errors import DataError
 from ucip_adapt.imaging import FORMATS, Picture, encode_picture, read_picture
+from ucip_adapt.upscaler import load
 
 CAMERA = {36867: "2020:01:02 03:04:05", 33434: (1, 100)}
 PLACE = {1: "N", 2: (1.0, 2.0, 3.0)}
@@ -197,6 +198,20 @@ def test_grey_of_12_bits_fills_the_range_of_16():
     assert (picture.mode, picture.notes) == ("L;16", ())
     np.testing.assert_allclose(picture.colour[..., 0], levels * (65535 / 4095), rtol=0, atol=0.51)
     assert picture.colour.max() == 65535
+
+
+@pytest.mark.parametrize("kind", ["12 bits", "0 is white"])
+def test_an_opened_tiff_is_enlarged_as_its_file_is(kind):
+    grey = DEEP[:10, :12, 0].copy()
+    if kind == "12 bits":
+        data = tiff_of_12_bits(grey >> 4, photometric=1)
+    else:
+        data = bytes(imagecodecs.tiff_encode(grey, photometric="miniswhite"))
+    model = load()
+    enlarged = model.upscale(Image.open(io.BytesIO(data)))
+    wanted = model.upscale_file(data).colour[..., 0]
+    assert enlarged.mode == "I;16"
+    np.testing.assert_array_equal(np.array(enlarged), wanted)
 
 
 @pytest.mark.parametrize("largest", [65535, 4095, 1023, 300])

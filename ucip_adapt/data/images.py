@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, TiffImagePlugin
+from PIL import Image, ImageOps
 
 from ucip_adapt.atomic import replaced
 from ucip_adapt.data.opening import open_image
@@ -20,6 +20,9 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """File names that :func:`list_images` takes for images, in any case."""
 
 _DIRECT_MODES = ("RGB", "L", "1", "P", "RGBA", "LA", "PA", "CMYK", "YCbCr")
+_MODES_OF_32_BITS = ("I", "F")
+_TOLD_BY_CONTENT = ("AVIF", "JPEG2000")
+"""Formats whose depth Pillow does not tell; their files are looked into."""
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
@@ -143,13 +146,9 @@ def read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """
     try:
         with open_image(path) as image:
-            # Pillow calls 16-bit colour "RGB" and drops the low bytes; only the decoder's raw mode
-            # tells, and it is gone after loading. Of planes it does not tell, TIFF's own tag does.
-            deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
-            if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode in _DIRECT_MODES:
-                deep = deep or max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))) > 8
+            bits = _bits_per_channel(path, image)  # loading drops what tells
             image.load()
-            _check_pixels(path, image, deep=deep)
+            _check_pixels(path, image, bits)
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except (DataError, MemoryError):
         raise
@@ -157,10 +156,19 @@ def read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         raise DataError(f"cannot read image {path}: {error}") from error
 
 
-def _check_pixels(path: str | os.PathLike[str], image: Image.Image, *, deep: bool) -> None:
+def _bits_per_channel(path: str | os.PathLike[str], image: Image.Image) -> int:
+    # Not above: it knows containers by the package that detects codecs, which reads images itself.
+    from ucip_adapt.imaging.depth import bits_per_channel
+
+    content = Path(path).read_bytes() if image.format in _TOLD_BY_CONTENT else b""
+    return bits_per_channel(content, image)
+
+
+def _check_pixels(path: str | os.PathLike[str], image: Image.Image, bits: int) -> None:
     """Refuse what has no plain 8-bit colours."""
+    deep = bits > 8 and image.mode not in _MODES_OF_32_BITS
     if deep or image.mode not in _DIRECT_MODES:
-        depth = "16 bits per channel" if deep else f"pixels of mode '{image.mode}'"
+        depth = f"{bits} bits per channel" if deep else f"pixels of mode '{image.mode}'"
         raise DataError(f"{path}: {depth}; convert the image to 8-bit RGB first")
     if image.has_transparency_data:
         lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
