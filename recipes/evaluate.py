@@ -30,6 +30,7 @@ from ucip_adapt.evaluation import Upscale, bicubic, evaluate_sets, network_upsca
 from ucip_adapt.metrics import get_protocol
 from ucip_adapt.models import UCIP
 from ucip_adapt.suites import fill_suite, load_suite
+from ucip_adapt.training.collective import with_patience
 from ucip_adapt.training.damage import codec_digests
 from ucip_adapt.training.results import run_record, write_results
 from ucip_adapt.training.run import Clock, say
@@ -184,7 +185,7 @@ def main(cfg: Options) -> dict[str, Any]:
     for name in cfg.metric_protocols:
         get_protocol(name)
     sets = [load_eval_set(name, root, limit=cfg.max_images) for name in cfg.evaluate_on]
-    accelerator = Accelerator()
+    accelerator = Accelerator(kwargs_handlers=[with_patience()])
     base = UCIP.from_pretrained(cfg.pretrained_model_name_or_path, revision=cfg.revision)
     if cfg.protocol is not None and base_kind(base) != "prompted":
         raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,33 @@ def _this_machine_alone(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect_here)
+
+
+@pytest.fixture
+def on_two_processes() -> Callable[..., None]:
+    """``on_two_processes(function, *arguments)`` calls it as two ranks, which no one has joined.
+
+    ``debug_launcher`` joins them itself, before what the function would join them with is known.
+    """
+    from torch import multiprocessing
+
+    def run(function: Callable[..., object], *arguments: object) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        multiprocessing.start_processes(
+            _as_rank, (port, function, arguments), nprocs=2, start_method="fork"
+        )
+
+    return run
+
+
+def _as_rank(
+    rank: int, port: int, function: Callable[..., object], arguments: tuple[object, ...]
+) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="1")
+    function(*arguments)
 
 
 def _is_here(host: str) -> bool:

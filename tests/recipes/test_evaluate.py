@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from datetime import timedelta
 
 import pytest
+from torch.distributed import distributed_c10d
 
+from ucip_adapt import evaluation
 from ucip_adapt.errors import AdapterError, BaseMismatchError, ConfigError, DataError
 from ucip_adapt.models import UCIP
 from ucip_adapt.training.results import TOP_LEVEL_KEYS
@@ -52,6 +56,27 @@ def test_the_base_alone(run, tuned, tmp_path):
     assert "PSNR in dB, protocol rgb-c4, gain over bicubic in brackets" in table
     for row in done.record["scores"]["rows"]:
         assert f"{row['psnr_db']:.3f}" in table
+
+
+def test_processes_wait_for_the_one_with_the_slow_images(
+    run, on_two_processes, tmp_path, monkeypatch
+):
+    """torch would end the run after its default time, and all scores would be lost."""
+    monkeypatch.setattr(distributed_c10d, "default_pg_timeout", timedelta(seconds=1))
+    score = evaluation._score_image
+
+    def slow(methods, image, lq, protocols):
+        time.sleep(3 if image.name == "nyc" else 0)
+        return score(methods, image, lq, protocols)
+
+    monkeypatch.setattr(evaluation, "_score_image", slow)
+    options = {"baselines": "bicubic", "qualities": (10,)}
+    two = run.options("evaluate", tmp_path / "two", **options)
+    on_two_processes(run.recipes("evaluate").main, two)
+    record = json.loads((tmp_path / "two" / "results.json").read_bytes())
+    assert record["environment"]["processes"] == 2
+    one = run("evaluate", tmp_path / "one", **options)
+    assert record["scores"]["rows"] == one.record["scores"]["rows"]
 
 
 def test_one_adapter(run, tuned, tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import fields
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from accelerate import Accelerator, debug_launcher
 from accelerate.state import AcceleratorState, GradientState
 from torch import nn
+from torch.distributed import distributed_c10d
 from torch.utils.data import Dataset
 
 from ucip_adapt.errors import CheckpointError
@@ -77,6 +80,20 @@ def test_one_process_draws_as_if_nothing_were_parted(tmp_path):
     torch.manual_seed(3)
     nn.Linear(3, 2)
     assert torch.equal(alone["first"], torch.rand(4))
+
+
+def meet_late(cfg: TrainingOptions) -> None:
+    accelerator, *_ = start(cfg)
+    time.sleep(3 * accelerator.process_index)
+    accelerator.wait_for_everyone()
+
+
+def test_processes_wait_for_each_other_longer_than_torch_lets_them(
+    on_two_processes, tmp_path, monkeypatch
+):
+    """Preparing images and measuring take one process hours longer than another."""
+    monkeypatch.setattr(distributed_c10d, "default_pg_timeout", timedelta(seconds=1))
+    on_two_processes(meet_late, TrainingOptions(output_dir=tmp_path))
 
 
 # -- accumulation ---------------------------------------------------------------------------------

@@ -8,17 +8,44 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
 from ucip_adapt.errors import CheckpointError
 
-__all__ = ["ask_main", "attempt", "finish_training", "first_message", "leave_process_group"]
+__all__ = [
+    "ask_main",
+    "attempt",
+    "finish_training",
+    "first_message",
+    "leave_process_group",
+    "with_patience",
+]
 
 _T = TypeVar("_T")
+_PATIENCE = timedelta(days=7)
+
+
+def with_patience() -> InitProcessGroupKwargs:
+    """Processes that wait for each other for days, to be given to ``Accelerator``.
+
+    torch ends a run in which one process waits for another for ten minutes (NCCL) or thirty (gloo).
+    Images are shared out, not minutes: where one process has larger ones, or those that a slow
+    encoder has not made yet, hours of scores would be lost. A process that fails is none that is
+    waited for: the launcher ends all of them.
+
+    Returns:
+        For ``Accelerator(kwargs_handlers=[...])``.
+
+    Example:
+        >>> with_patience().timeout.days
+        7
+    """
+    return InitProcessGroupKwargs(timeout=_PATIENCE)
 
 
 def first_message(accelerator: Accelerator, message: str | None) -> str | None:

@@ -35,6 +35,7 @@ from ucip_adapt.data.paired import CropSample
 from ucip_adapt.errors import CodecError, ConfigError, DataError
 from ucip_adapt.suites.read import BuiltSuite, open_suite
 from ucip_adapt.training.checkpoint import Checkpoints
+from ucip_adapt.training.collective import with_patience
 from ucip_adapt.training.options import TrainingOptions
 from ucip_adapt.training.results import environment
 from ucip_adapt.training.sampler import StepBatchSampler
@@ -168,6 +169,7 @@ def make_accelerator(cfg: TrainingOptions) -> Accelerator:
             project_dir=str(cfg.output_dir), logging_dir=str(cfg.output_dir / "tensorboard")
         ),
         step_scheduler_with_optimizer=False,
+        kwargs_handlers=[with_patience()],
     )
     # Accelerate prefers ACCELERATE_GRADIENT_ACCUMULATION_STEPS to the argument; the loader, the
     # count of steps and what is recorded go by the option.
