@@ -62,7 +62,8 @@ def base_jpeg() -> str:
     found = cells(read("base_jpeg.json"))
     paper = {
         (row["dataset"], row["quality"]): row["psnr_db"]
-        for row in read("paper.json")["table_1_jpeg_ucip"]
+        for row in read("paper.json")["table_1_ucip"]
+        if row["codec"] == "jpeg"
     }
     lines = [
         "| set | JPEG | bicubic | base, whole image | base, as configured | UCIP in the paper |",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,27 @@ def test_slots_count_alike():
     table = gains_by_slot(record, NO_PAPER)
     assert table.header == ("slot", "codec", "qualities", "base, as configured", "paper")
     assert [line[3] for line in table.rows] == ["+0.100", "+0.500", "**+0.300**"]
+
+
+def test_the_paper_stands_beside_codecs_that_it_has(tmp_path):
+    """Over our own bicubic, on the very same cells only."""
+    cells = [("val", "jpeg", 10, 25.8), ("val", "jpeg", 20, 27.2), ("other", "hm", 47, 26.0)]
+    names = ("dataset", "codec", "quality", "psnr_db")
+    table = {"table_1_ucip": [dict(zip(names, cell, strict=True)) for cell in cells]}
+    (tmp_path / "paper.json").write_text(json.dumps(table))
+    record = suite(
+        {
+            "bicubic": {"jpeg": [25.0, 26.0], "hm": [24.0, 24.0]},
+            "base": {"jpeg": [25.1, 26.1], "hm": [24.5, 24.5]},
+        }
+    )
+    # The record's cells hold 25.5, the mean of two images, at both qualities.
+    beside = [line[-1] for line in gains_by_slot(record, tmp_path / "paper.json").rows]
+    assert beside == ["+1.000", "-", "-"]
+    table["table_1_ucip"].append({**table["table_1_ucip"][-1], "dataset": "val"})
+    (tmp_path / "paper.json").write_text(json.dumps(table))
+    beside = [line[-1] for line in gains_by_slot(record, tmp_path / "paper.json").rows]
+    assert beside == ["+1.000", "+2.000", "-"]
 
 
 def test_a_slot_that_is_not_complete_leaves_no_mean():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from statistics import fmean
 
@@ -262,6 +263,25 @@ def test_paper_json_is_the_table(data_root):
             if r["codec"] == codec
         }
         assert paper_cells(ROOT / "results" / "paper.json", codec) == own
+
+
+def test_the_networks_of_table_1_are_those_of_the_table(data_root):
+    source = data_root.parent / "paper" / "tables_1_2.csv"
+    if not source.is_file():
+        pytest.skip("the paper's tables are not beside the data")
+    with source.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    own = {
+        (r["dataset"], r["codec"], int(r["quality"])): (float(r["psnr_db"]), float(r["ssim"]))
+        for r in rows
+        if (r["table"], r["method"]) == ("1", "UCIP")
+        and r["dataset"] in ("Set5", "Set14", "BSD100")
+    }
+    kept = json.loads((ROOT / "results" / "paper.json").read_text())["table_1_ucip"]
+    assert len(kept) == 36
+    assert {
+        (r["dataset"], r["codec"], r["quality"]): (r["psnr_db"], r["ssim"]) for r in kept
+    } == own
 
 
 def test_a_mean_over_cells_weighs_a_set_by_its_qualities():

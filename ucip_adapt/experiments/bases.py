@@ -169,7 +169,7 @@ def gains_by_slot(
 
     Args:
         record: What ``evaluate.py --suite`` left.
-        paper: ``results/paper.json``: its network's scores on JPEG.
+        paper: ``results/paper.json``: its network's scores on JPEG, HM and VTM.
         reference: What gains are over: a method of the record.
         names: What the columns are called, by method.
 
@@ -194,8 +194,7 @@ def gains_by_slot(
             complete[method] &= len(pairs) == len(places)
         texts = [_gain([by_slot[method][-1]]) for method in methods]
         qualities = " ".join(map(str, slot["qualities"]))
-        with_paper = slot["codec"] == "jpeg" and reference == "bicubic"
-        beside = _paper_gain(found, places, paper) if with_paper else HOLE
+        beside = _paper_gain(found, places, paper) if reference == "bicubic" else HOLE
         lines.append((slot["name"], slot["codec"], qualities, *texts, beside))
     # Slots count alike, whatever number of qualities they have; with a hole there is no mean.
     overall = [f"**{_gain(by_slot[m])}**" if complete[m] else HOLE for m in methods]
@@ -272,12 +271,12 @@ def _mean_by_image(lists: Sequence[Sequence[float]]) -> list[float]:
 
 
 def _paper_gain(found: _Rows, places: Sequence[_Place], paper: Path) -> str:
-    table = read_json(paper)["table_1_jpeg_ucip"] if paper.is_file() else []
-    theirs = {(row["dataset"], row["quality"]): row["psnr_db"] for row in table}
+    table = read_json(paper)["table_1_ucip"] if paper.is_file() else []
+    theirs = {(row["dataset"], row["codec"], row["quality"]): row["psnr_db"] for row in table}
     gains = [
-        theirs[dataset, quality] - found["bicubic", dataset, codec, quality]["psnr_db"]
-        for dataset, codec, quality in places
-        if (dataset, quality) in theirs and ("bicubic", dataset, codec, quality) in found
+        theirs[place] - found["bicubic", *place]["psnr_db"]
+        for place in places
+        if place in theirs and ("bicubic", *place) in found
     ]
     # Only over the very same cells: a part of a benchmark is none of the paper's.
     return f"{fmean(gains):+.3f}" if len(gains) == len(places) else HOLE
