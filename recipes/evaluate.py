@@ -6,17 +6,22 @@
     python recipes/evaluate.py --codec webp --adapter dpm=runs/dpm everything=runs/full
     python recipes/evaluate.py --suite ucsr-open --adapter noprompt=ucip-tiny-noprompt
 
-Prints a table and writes results.json: bicubic, the base, and every adapter or network given.
+Prints a table and writes results.json: bicubic, the base, and every adapter or network given. A run
+that was stopped goes on when it is started again with the same options and --output_dir.
 """
 
 from __future__ import annotations
 
+import hashlib
+import secrets
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from peft import PeftConfig, PeftModel
 
 from ucip_adapt.assets import shipped_adapter_folder, shipped_bases
@@ -27,12 +32,13 @@ from ucip_adapt.data.benchmarks import data_root
 from ucip_adapt.data.degrade import require_codec
 from ucip_adapt.errors import AdapterError, CodecError, ConfigError, DataError, UcipError
 from ucip_adapt.evaluation import Upscale, bicubic, evaluate_sets, network_upscaler, summarise
-from ucip_adapt.metrics import get_protocol
+from ucip_adapt.metrics import ScoreJournal, get_protocol
 from ucip_adapt.models import UCIP
+from ucip_adapt.models.fingerprint import fingerprint_of
 from ucip_adapt.suites import fill_suite, load_suite
 from ucip_adapt.training.collective import with_patience
 from ucip_adapt.training.damage import codec_digests
-from ucip_adapt.training.results import run_record, write_results
+from ucip_adapt.training.results import environment, run_record, write_results
 from ucip_adapt.training.run import Clock, say
 from ucip_adapt.tuning import load_prompt_adapter
 from ucip_adapt.tuning.protocols import base_kind
@@ -175,6 +181,34 @@ def build_methods(
     return methods
 
 
+def identity_of(model: UCIP) -> str:
+    """Tell a network from any other: by its values, and by what it makes of noise.
+
+    The values alone do not say how an adapter of PEFT's is scaled.
+    """
+    noise = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    answer = model.upscale(noise.to(next(model.parameters()).device)).float().cpu().numpy()
+    values = fingerprint_of(model.state_dict(), model.config)
+    return hashlib.sha256(answer.tobytes() + f"{values} {model.config}".encode()).hexdigest()
+
+
+def open_journal(
+    cfg: Options, models: Mapping[str, UCIP], methods: Iterable[str], accelerator: Accelerator
+) -> ScoreJournal:
+    """Where scores are kept until results.json is written."""
+    made_by = environment(accelerator.device)
+    context = {
+        "networks": {label: identity_of(model) for label, model in models.items()},
+        "methods": list(methods),
+        "window": cfg.window,
+        "protocols": list(cfg.metric_protocols),
+        "made_by": {key: made_by[key] for key in ("versions", "system", "cpu", "gpu", "commit")},
+    }
+    if (made_by["commit"] or "").endswith("+dirty"):
+        context["unknown code"] = secrets.token_hex()  # nobody knows whether it is still the same
+    return ScoreJournal(cfg.output_dir, context, rank=accelerator.process_index)
+
+
 def main(cfg: Options) -> dict[str, Any]:
     """Measure; returns what results.json holds."""
     clock = Clock()
@@ -200,6 +234,9 @@ def main(cfg: Options) -> dict[str, Any]:
         cfg.output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot make --output_dir {cfg.output_dir}: {error}") from error
+    journal = open_journal(cfg, measured, methods, accelerator)
+    if journal:
+        say(accelerator, f"going on with {len(journal)} scores of a run that was stopped")
     clock.lap("data")
     rows = evaluate_sets(
         methods,
@@ -209,8 +246,10 @@ def main(cfg: Options) -> dict[str, Any]:
         cache=ArrayCache(cfg.cache_dir or default_cache_dir()),
         accelerator=accelerator,
         progress=accelerator.is_local_main_process,
+        journal=journal,
     )
     clock.lap("evaluation")
+    found = sum(gather_object([journal.found]))
     if not any(row.images for row in rows):
         raise CodecError(f"{rows[0].codec}: nothing could be measured: {rows[0].source}")
     for name in cfg.metric_protocols:
@@ -224,11 +263,13 @@ def main(cfg: Options) -> dict[str, Any]:
             "base_fingerprint": base.fingerprint,
             "codec_fingerprints": list(codec_digests(settings).items()),
             "slots": slots,
+            "scored_before_a_stop": found,
         },
         scores={"rows": [row.to_dict(per_image=cfg.per_image) for row in rows]},
     )
     if accelerator.is_main_process:
         write_results(cfg.output_dir / "results.json", record)
+        journal.discard()
         say(accelerator, f"wrote {cfg.output_dir / 'results.json'}")
     accelerator.wait_for_everyone()
     return record

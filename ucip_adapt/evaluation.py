@@ -26,7 +26,14 @@ from ucip_adapt.data.cache import ArrayCache
 from ucip_adapt.data.degrade import Setting, check_namesakes, compress_lr, require_codec
 from ucip_adapt.data.paired import to_tensor
 from ucip_adapt.errors import ConfigError
-from ucip_adapt.metrics import gather_scores, get_protocol, score, to_uint8
+from ucip_adapt.metrics import (
+    ImageScores,
+    ScoreJournal,
+    gather_scores,
+    get_protocol,
+    score,
+    to_uint8,
+)
 from ucip_adapt.models import UCIP, self_ensemble
 
 __all__ = [
@@ -166,6 +173,7 @@ def evaluate_sets(
     cache: ArrayCache,
     accelerator: Accelerator | None = None,
     progress: bool = False,
+    journal: ScoreJournal | None = None,
 ) -> list[ScoreRow]:
     """Score methods on every image of every set at every setting.
 
@@ -179,6 +187,8 @@ def evaluate_sets(
         cache: Where compressed images are kept.
         accelerator: For several processes; None is one.
         progress: Whether to show a bar.
+        journal: Where the scores of each image are looked for and kept; its context has to hold
+            what ``methods`` and ``protocols`` stand for.
 
     Returns:
         One row per method, set, setting and protocol, in this order of nesting. Reference codecs
@@ -233,7 +243,11 @@ def evaluate_sets(
     ):
         codec, _ = sources[image_set.name, setting]
         lq = compress_lr(image.lr, setting, cache, codec=codec, name=image.name)
-        scores = _score_image(methods, image, lq, protocols)
+        scores = None if journal is None else journal.find(image.gt, lq)
+        if scores is None:
+            scores = _score_image(methods, image, lq, protocols)
+            if journal is not None:
+                journal.add(image.gt, lq, scores)
         rows.append(
             {
                 "index": index,
@@ -308,8 +322,8 @@ def _score_image(
     image: EvalImage,
     lq: NDArray[np.uint8],
     protocols: Sequence[str],
-) -> dict[str, dict[str, tuple[float, float]]]:
-    scores: dict[str, dict[str, tuple[float, float]]] = {}
+) -> ImageScores:
+    scores: ImageScores = {}
     for method, upscale in methods.items():
         sr = upscale(lq)
         scores[method] = {}

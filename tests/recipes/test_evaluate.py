@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import time
@@ -77,6 +78,108 @@ def test_processes_wait_for_the_one_with_the_slow_images(
     assert record["environment"]["processes"] == 2
     one = run("evaluate", tmp_path / "one", **options)
     assert record["scores"]["rows"] == one.record["scores"]["rows"]
+
+
+class Killed(BaseException):
+    """As by a signal: nothing handles it."""
+
+
+@pytest.fixture
+def scored(run, monkeypatch):
+    """Names of the images that were scored; the code counts as committed."""
+    recipe = run.recipes("evaluate")
+    made_by, score = recipe.environment, evaluation._score_image
+    names = []
+
+    def note(methods, image, lq, protocols):
+        scores = score(methods, image, lq, protocols)
+        names.append(image.name)
+        return scores
+
+    monkeypatch.setattr(evaluation, "_score_image", note)
+    monkeypatch.setattr(recipe, "environment", lambda device: {**made_by(device), "commit": "c0"})
+    return names
+
+
+def stopped(run, folder, monkeypatch, *, after, **options):
+    """A run that ends as soon as so many images have been scored; what it left of a line, too."""
+    score, count = evaluation._score_image, itertools.count()
+
+    def until(*arguments):
+        if next(count) == after:
+            raise Killed
+        return score(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "_score_image", until)
+        with pytest.raises(Killed):
+            run("evaluate", folder, **options)
+    assert [path.name for path in folder.iterdir()] == ["scores-0.jsonl"]
+    with (folder / "scores-0.jsonl").open("a") as file:
+        file.write('\n["half')
+
+
+def test_a_stopped_run_goes_on(run, scored, tmp_path, monkeypatch):
+    options = {"qualities": (10, 20), "window": "both", "per_image": True}
+    whole = run("evaluate", tmp_path / "whole", **options)
+    assert scored == ["girl", "girl", "nyc", "nyc"]
+    assert whole.record["parameters"]["scored_before_a_stop"] == 0
+    scored.clear()
+    stopped(run, tmp_path / "out", monkeypatch, after=3, **options)
+    scored.clear()
+    done = run("evaluate", tmp_path / "out", **options)
+    assert scored == ["nyc"]
+    assert "going on with 3 scores of a run that was stopped" in done.lines
+    assert done.record["parameters"]["scored_before_a_stop"] == 3
+    assert done.record["scores"] == whole.record["scores"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.json"]
+    scored.clear()
+    run("evaluate", tmp_path / "out", **options)
+    assert len(scored) == 4, "what is finished is measured anew"
+
+
+def test_scores_of_anything_else_are_not_taken_over(run, world, scored, tmp_path, monkeypatch):
+    for name, changes in {
+        "weights": {"pretrained_model_name_or_path": str(world.bases["other"])},
+        "window": {"window": "whole"},
+        "ensemble": {"self_ensemble": True},
+        "protocol": {"metric_protocols": ("y-c4",)},
+        "quality": {"qualities": (20,)},
+    }.items():
+        stopped(run, tmp_path / name, monkeypatch, after=1)
+        scored.clear()
+        done = run("evaluate", tmp_path / name, **changes)
+        assert scored == ["girl", "nyc"], name
+        assert done.record["parameters"]["scored_before_a_stop"] == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    # Two states of a clone with changed files have one name.
+    [("c0", "c1"), ("c0+dirty", "c0+dirty")],
+)
+def test_scores_of_other_code_are_not_taken_over(run, scored, tmp_path, monkeypatch, first, then):
+    recipe = run.recipes("evaluate")
+    made_by = recipe.environment
+    commit = first
+    monkeypatch.setattr(recipe, "environment", lambda device: {**made_by(device), "commit": commit})
+    stopped(run, tmp_path / "out", monkeypatch, after=1)
+    scored.clear()
+    commit = then
+    run("evaluate", tmp_path / "out")
+    assert scored == ["girl", "nyc"]
+
+
+def test_an_adapter_scaled_otherwise_is_another_network(run, tuned):
+    recipe = run.recipes("evaluate")
+    base = run.options("evaluate", tuned["lora"].folder).pretrained_model_name_or_path
+    model = recipe.load_adapter(UCIP.from_pretrained(base), str(tuned["lora"].folder))
+    before = recipe.identity_of(model)
+    assert recipe.identity_of(model) == before
+    for module in model.modules():
+        if hasattr(module, "lora_B"):
+            module.scaling["default"] *= 2
+    assert recipe.identity_of(model) != before
 
 
 def test_one_adapter(run, tuned, tmp_path):

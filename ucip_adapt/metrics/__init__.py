@@ -6,11 +6,14 @@ not imported here: `evaluate` takes seconds to import and most users never need 
 
 from ucip_adapt.metrics.functional import psnr, rgb_to_y, ssim
 from ucip_adapt.metrics.gather import gather_scores
+from ucip_adapt.metrics.journal import ImageScores, ScoreJournal
 from ucip_adapt.metrics.protocols import PROTOCOLS, Protocol, Scores, get_protocol, score, to_uint8
 
 __all__ = [
     "PROTOCOLS",
+    "ImageScores",
     "Protocol",
+    "ScoreJournal",
     "Scores",
     "gather_scores",
     "get_protocol",
