@@ -13,7 +13,6 @@ that was stopped goes on when it is started again with the same options and --ou
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from peft import PeftConfig, PeftModel
 
+import ucip_adapt
 from ucip_adapt.assets import shipped_adapter_folder, shipped_bases
 from ucip_adapt.codecs.streams import REFERENCE, use_streams
 from ucip_adapt.config import option, run_recipe
@@ -192,6 +192,14 @@ def identity_of(model: UCIP) -> str:
     return hashlib.sha256(answer.tobytes() + f"{values} {model.config}".encode()).hexdigest()
 
 
+def digest_of_code(package: Path, recipe: Path) -> str:
+    """What measures: a commit says nothing of files that have changed, and may be unknown."""
+    digest = hashlib.sha256()
+    for path in (*sorted(package.rglob("*.py")), recipe):
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
 def open_journal(
     cfg: Options, models: Mapping[str, UCIP], methods: Iterable[str], accelerator: Accelerator
 ) -> ScoreJournal:
@@ -202,11 +210,12 @@ def open_journal(
         "methods": list(methods),
         "window": cfg.window,
         "protocols": list(cfg.metric_protocols),
-        "made_by": {key: made_by[key] for key in ("versions", "system", "cpu", "gpu", "commit")},
+        "made_by": {key: made_by[key] for key in ("versions", "system", "cpu", "gpu")},
+        "code": digest_of_code(Path(ucip_adapt.__file__).parent, Path(__file__)),
     }
-    if (made_by["commit"] or "").endswith("+dirty"):
-        context["unknown code"] = secrets.token_hex()  # nobody knows whether it is still the same
-    return ScoreJournal(cfg.output_dir, context, rank=accelerator.process_index)
+    journal = ScoreJournal(cfg.output_dir, context, rank=accelerator.process_index)
+    accelerator.wait_for_everyone()  # no process finds what another one has just made
+    return journal
 
 
 def main(cfg: Options) -> dict[str, Any]:
@@ -236,7 +245,7 @@ def main(cfg: Options) -> dict[str, Any]:
         raise DataError(f"cannot make --output_dir {cfg.output_dir}: {error}") from error
     journal = open_journal(cfg, measured, methods, accelerator)
     if journal:
-        say(accelerator, f"going on with {len(journal)} scores of a run that was stopped")
+        say(accelerator, f"a run that was stopped has left scores of {len(journal)} images here")
     clock.lap("data")
     rows = evaluate_sets(
         methods,
@@ -269,9 +278,10 @@ def main(cfg: Options) -> dict[str, Any]:
     )
     if accelerator.is_main_process:
         write_results(cfg.output_dir / "results.json", record)
-        journal.discard()
         say(accelerator, f"wrote {cfg.output_dir / 'results.json'}")
     accelerator.wait_for_everyone()
+    if accelerator.is_local_main_process:  # nodes may have folders of their own
+        journal.discard()
     return record
 
 

@@ -94,6 +94,10 @@ def on_two_processes() -> Callable[..., None]:
 def _as_rank(
     rank: int, port: int, function: Callable[..., object], arguments: tuple[object, ...]
 ) -> None:
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(reset_partial_state=True)  # of a run before the fork
+    GradientState._reset_state()
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="1")
     function(*arguments)

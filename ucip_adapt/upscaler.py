@@ -16,6 +16,7 @@ from peft import PeftModel
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ucip_adapt.data.opening import unmapped
 from ucip_adapt.errors import ConfigError, NonFiniteError, unknown_name
 from ucip_adapt.hub.library import locate_adapter
 from ucip_adapt.imaging.enlarge import check_finite_image, enlarge_picture
@@ -201,9 +202,13 @@ class Upscaler:
             )
         if 0 in image.size:
             raise ConfigError(f"an image of {image.width} x {image.height} pixels holds none")
-        # A TIFF is upright once loaded; a copy would not know what its levels stand for.
-        upright = image if image.format == "TIFF" else ImageOps.exif_transpose(image)
-        picture = from_pillow(upright)
+        if image.format == "TIFF":
+            # It is upright once loaded; a copy would not know what its levels stand for.
+            name = getattr(image, "filename", "")
+            picture = from_pillow(unmapped(image))
+            image.filename = name  # type: ignore[attr-defined]
+        else:
+            picture = from_pillow(ImageOps.exif_transpose(image))
         if picture.depth == 16 and picture.alpha is not None:
             raise ConfigError(
                 "Pillow has no 16-bit grey with alpha, which a transparent level becomes: take out "

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ucip_adapt.data import list_images, read_rgb
 from ucip_adapt.data.images import image_names, match_by_stem, save_png
@@ -148,6 +148,34 @@ def test_depth_that_only_the_content_tells_is_refused(
     else:
         with pytest.raises(DataError, match=f"image\\{suffix}: {bits} bits per channel; convert"):
             read_rgb(path)
+
+
+def test_the_16_bits_of_a_pixel_of_bmp_are_no_depth(tmp_path: Path) -> None:
+    """Bit fields of 5, 6 and 5: a BMP that Pillow cannot write."""
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    pixels = struct.pack("<HHHH", 0xF800, 0x07E0, 0x001F, 0xFFFF)
+    header = struct.pack("<IiiHHIIiiII", 40, 2, 2, 1, 16, 3, len(pixels), 0, 0, 0, 0)
+    offset = 14 + len(header) + len(masks)
+    start = struct.pack("<2sIHHI", b"BM", offset + len(pixels), 0, 0, offset)
+    (tmp_path / "565.bmp").write_bytes(start + header + masks + pixels)
+    colours = read_rgb(tmp_path / "565.bmp")[::-1].reshape(4, 3)  # from the lowest line up
+    assert colours.tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK", "P"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_that_is_stored_lying_is_made_upright(
+    tmp_path: Path, rgb: np.ndarray, mode: str, orientation: int
+) -> None:
+    """Pillow maps uncompressed ones into memory, and some of those are scrambled."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image = Image.fromarray(rgb).convert(mode)
+    image.save(tmp_path / "image.tif", exif=exif)
+    image.convert("RGB").save(tmp_path / "image.png", exif=exif)
+    np.testing.assert_array_equal(
+        read_rgb(tmp_path / "image.tif"), read_rgb(tmp_path / "image.png")
+    )
 
 
 def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:

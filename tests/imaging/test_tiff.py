@@ -1,6 +1,7 @@
 """TIFF, whose tags Pillow calls EXIF, and pictures that are deeper than Pillow says."""
 
 import io
+import pickle
 import struct
 
 import imagecodecs
@@ -212,6 +213,30 @@ def test_an_opened_tiff_is_enlarged_as_its_file_is(kind):
     wanted = model.upscale_file(data).colour[..., 0]
     assert enlarged.mode == "I;16"
     np.testing.assert_array_equal(np.array(enlarged), wanted)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16"])
+def test_an_opened_tiff_that_is_stored_lying_is_made_upright(mode, tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    stored = DEEP[..., 0] if mode == "I;16" else np.array(Image.fromarray(PIXELS).convert(mode))
+    Image.fromarray(stored).save(path := tmp_path / "image.tif", exif=exif)
+    model = load()
+    with Image.open(path) as image:
+        enlarged = model.upscale(image)
+        assert image.filename == str(path)
+    wanted = model.upscale_file(path)
+    planes = wanted.colour if wanted.alpha is None else np.dstack([wanted.colour, wanted.alpha])
+    np.testing.assert_array_equal(np.atleast_3d(np.array(enlarged)), planes)
+
+
+def test_a_copy_of_an_opened_tiff_has_no_tags():
+    """As one has that went to another process."""
+    data = saved(Image.fromarray(DEEP[..., 0]), "TIFF")
+    model = load()
+    copied = pickle.loads(pickle.dumps(Image.open(io.BytesIO(data))))  # noqa: S301 - our own
+    wanted = np.array(model.upscale(Image.open(io.BytesIO(data))))
+    np.testing.assert_array_equal(np.array(model.upscale(copied)), wanted)
 
 
 @pytest.mark.parametrize("largest", [65535, 4095, 1023, 300])

@@ -41,12 +41,16 @@ def test_processes_write_apart_and_find_everything(tmp_path: Path) -> None:
     other = 255 - GT
     ScoreJournal(tmp_path, CONTEXT, rank=0).add(GT, LQ, SCORES)
     ScoreJournal(tmp_path, CONTEXT, rank=11).add(other, LQ, {"base": {"y-c4": (20.0, 0.5)}})
-    assert sorted(os.listdir(tmp_path)) == ["scores-0.jsonl", "scores-11.jsonl"]
+    ScoreJournal(tmp_path, {"weights": "b"}).add(GT, LQ, SCORES)
+    (tmp_path / "scores-of-mine-0.jsonl").write_bytes(b"\xff")
+    assert len(files := os.listdir(tmp_path)) == 4
     journal = ScoreJournal(tmp_path, CONTEXT)
     assert journal.find(GT, LQ) == SCORES
     assert journal.find(other, LQ) == {"base": {"y-c4": (20.0, 0.5)}}
     journal.discard()
-    assert os.listdir(tmp_path) == []
+    assert len(left := os.listdir(tmp_path)) == 2, "those of others stay"
+    assert set(left) < set(files)
+    assert ScoreJournal(tmp_path, {"weights": "b"}).find(GT, LQ) == SCORES
 
 
 @pytest.mark.parametrize("rest", ['["abc", "de', "12", "{}", "null", '["a"]', "\0\0\0"])
@@ -56,7 +60,7 @@ def test_what_a_killed_process_left_of_a_line_costs_that_line_alone(
     other = 255 - GT
     journal = ScoreJournal(tmp_path, CONTEXT)
     journal.add(GT, LQ, SCORES)
-    with (tmp_path / "scores-0.jsonl").open("a") as file:
+    with next(tmp_path.iterdir()).open("a") as file:
         file.write(f"\n{rest}")
     later = ScoreJournal(tmp_path, CONTEXT)
     assert len(later) == 1
@@ -65,12 +69,14 @@ def test_what_a_killed_process_left_of_a_line_costs_that_line_alone(
 
 
 def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
-    (tmp_path / "scores-0.jsonl").mkdir()
-    with pytest.raises(DataError, match=r"cannot read .*scores-0\.jsonl: "):
+    ScoreJournal(tmp_path, CONTEXT).add(GT, LQ, SCORES)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=f"cannot read .*{path.name}: "):
         ScoreJournal(tmp_path, CONTEXT)
-    (tmp_path / "scores-0.jsonl").rmdir()
-    (tmp_path / "scores-0.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match=r"cannot read .*scores-0\.jsonl: "):
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(DataError, match=f"cannot read .*{path.name}: "):
         ScoreJournal(tmp_path, CONTEXT)
     with pytest.raises(DataError, match="cannot keep scores in "):
         ScoreJournal(tmp_path / "missing", CONTEXT).add(GT, LQ, SCORES)

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from torch.distributed import distributed_c10d
@@ -85,10 +86,9 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def scored(run, monkeypatch):
-    """Names of the images that were scored; the code counts as committed."""
-    recipe = run.recipes("evaluate")
-    made_by, score = recipe.environment, evaluation._score_image
+def scored(monkeypatch):
+    """Names of the images that were scored."""
+    score = evaluation._score_image
     names = []
 
     def note(methods, image, lq, protocols):
@@ -97,7 +97,6 @@ def scored(run, monkeypatch):
         return scores
 
     monkeypatch.setattr(evaluation, "_score_image", note)
-    monkeypatch.setattr(recipe, "environment", lambda device: {**made_by(device), "commit": "c0"})
     return names
 
 
@@ -114,8 +113,9 @@ def stopped(run, folder, monkeypatch, *, after, **options):
         patch.setattr(evaluation, "_score_image", until)
         with pytest.raises(Killed):
             run("evaluate", folder, **options)
-    assert [path.name for path in folder.iterdir()] == ["scores-0.jsonl"]
-    with (folder / "scores-0.jsonl").open("a") as file:
+    (left,) = folder.iterdir()
+    assert left.match("scores-*-0.jsonl")
+    with left.open("a") as file:
         file.write('\n["half')
 
 
@@ -129,13 +129,29 @@ def test_a_stopped_run_goes_on(run, scored, tmp_path, monkeypatch):
     scored.clear()
     done = run("evaluate", tmp_path / "out", **options)
     assert scored == ["nyc"]
-    assert "going on with 3 scores of a run that was stopped" in done.lines
+    assert "a run that was stopped has left scores of 3 images here" in done.lines
     assert done.record["parameters"]["scored_before_a_stop"] == 3
     assert done.record["scores"] == whole.record["scores"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.json"]
+    assert not any("was stopped" in line for line in whole.lines)
     scored.clear()
     run("evaluate", tmp_path / "out", **options)
     assert len(scored) == 4, "what is finished is measured anew"
+
+
+def test_what_one_process_has_scored_two_go_on_with(
+    run, scored, on_two_processes, tmp_path, monkeypatch
+):
+    options = {"qualities": (10, 20), "per_image": True}
+    whole = run("evaluate", tmp_path / "whole", **options)
+    stopped(run, tmp_path / "out", monkeypatch, after=3, **options)
+    monkeypatch.setattr(recipe := run.recipes("evaluate"), "say", lambda *_: None)
+    on_two_processes(recipe.main, run.options("evaluate", tmp_path / "out", **options))
+    record = json.loads((tmp_path / "out" / "results.json").read_bytes())
+    assert record["environment"]["processes"] == 2
+    assert record["parameters"]["scored_before_a_stop"] == 3
+    assert record["scores"] == whole.record["scores"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.json"]
 
 
 def test_scores_of_anything_else_are_not_taken_over(run, world, scored, tmp_path, monkeypatch):
@@ -153,19 +169,20 @@ def test_scores_of_anything_else_are_not_taken_over(run, world, scored, tmp_path
         assert done.record["parameters"]["scored_before_a_stop"] == 0
 
 
-@pytest.mark.parametrize(
-    ("first", "then"),
-    # Two states of a clone with changed files have one name.
-    [("c0", "c1"), ("c0+dirty", "c0+dirty")],
-)
-def test_scores_of_other_code_are_not_taken_over(run, scored, tmp_path, monkeypatch, first, then):
+def test_scores_of_other_code_are_not_taken_over(run, scored, tmp_path, monkeypatch):
     recipe = run.recipes("evaluate")
-    made_by = recipe.environment
-    commit = first
-    monkeypatch.setattr(recipe, "environment", lambda device: {**made_by(device), "commit": commit})
+    package = tmp_path / "package" / "deeper"
+    package.mkdir(parents=True)
+    (package / "metric.py").write_text("border = 4")
+    digests = [recipe.digest_of_code(package.parent, Path(recipe.__file__))]
+    (package / "metric.py").write_text("border = 5")
+    digests.append(recipe.digest_of_code(package.parent, Path(recipe.__file__)))
+    digests.append(recipe.digest_of_code(package.parent, package / "metric.py"))
+    assert len(set(digests)) == 3
+    monkeypatch.setattr(recipe, "digest_of_code", lambda *_: digests[0])
     stopped(run, tmp_path / "out", monkeypatch, after=1)
     scored.clear()
-    commit = then
+    monkeypatch.setattr(recipe, "digest_of_code", lambda *_: digests[1])
     run("evaluate", tmp_path / "out")
     assert scored == ["girl", "nyc"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import BinaryIO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-__all__ = ["READ_FORMATS", "open_image"]
+__all__ = ["READ_FORMATS", "open_image", "unmapped"]
 
 READ_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
 """Pillow's names of what is read, under whatever name it lies; JPEG takes cameras' MPO along."""
@@ -50,9 +50,26 @@ def open_image(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
         PIL.UnidentifiedImageError: EPS, which is not a format that is read; convert it to PNG first
     """
     try:
-        return Image.open(source, formats=READ_FORMATS)
+        return unmapped(Image.open(source, formats=READ_FORMATS))
     except UnidentifiedImageError as error:
         raise UnidentifiedImageError(_description(_start_of(source))) from error
+
+
+def unmapped(image: Image.Image) -> Image.Image:
+    """Have the pixels of a TIFF read, not mapped from its file into memory.
+
+    Pillow 13.0 maps what is not compressed with height and width in the order of the upright
+    picture; one that is stored lying comes out scrambled.
+
+    Args:
+        image: Opened, and not loaded yet; the name of its file is taken from it.
+
+    Returns:
+        The same image.
+    """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        image.filename = ""
+    return image
 
 
 def _start_of(source: str | os.PathLike[str] | BinaryIO) -> bytes:

@@ -16,7 +16,7 @@ __all__ = ["bits_per_channel", "in_16_bits", "is_negative", "is_planar"]
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR_CONFIGURATION = 258, 262, 284  # TIFF 6.0, section 8
 _DEEPEST = 2**16 - 1
 _START_OF_CODESTREAM_AND_SIZE = b"\xff\x4f\xff\x51"  # ISO/IEC 15444-1, A.4.1 and A.5.1
-_DEPTH_OF_FIRST_COMPONENT = 42  # bytes behind the start of these two markers
+_COMPONENTS, _DEPTHS, _STEP = 40, 42, 3  # bytes behind the start of these two markers
 
 
 def bits_per_channel(data: bytes, image: Image.Image) -> int:
@@ -44,15 +44,17 @@ def bits_per_channel(data: bytes, image: Image.Image) -> int:
         largest = [part for tile in _tiles(image) for part in _numbers(tile[3])]
         return max([8, *(number.bit_length() for number in largest)])
     if image.format == "JPEG2000":
-        start = data.find(_START_OF_CODESTREAM_AND_SIZE)
-        at = start + _DEPTH_OF_FIRST_COMPONENT
-        return 8 if start < 0 or at >= len(data) else (data[at] & 0x7F) + 1
+        size = data[max(data.find(_START_OF_CODESTREAM_AND_SIZE), 0) :]
+        count = int.from_bytes(size[_COMPONENTS:_DEPTHS], "big")
+        depths = size[_DEPTHS : _DEPTHS + _STEP * count : _STEP]
+        return max((depth & 0x7F) + 1 for depth in depths) if depths else 8
     if image.format in {"AVIF", "HEIC"}:
         try:
             return heif.bits_per_channel(data)
         except MalformedError:
             return 8
-    deep = any(";16" in str(tile[3]) for tile in _tiles(image))
+    # Of PNG alone: the 16 bits of a BMP are those of a whole pixel.
+    deep = image.format == "PNG" and any(";16" in str(tile[3]) for tile in _tiles(image))
     return 16 if deep else 8
 
 
@@ -72,7 +74,7 @@ def in_16_bits(image: Image.Image) -> NDArray[np.uint16]:
         array([[40000, 40000]], dtype=uint16)
     """
     levels = np.array(image)
-    bits = bits_per_channel(b"", image) if image.format == "TIFF" else 16
+    bits = max(_numbers(_tag(image, _BITS_PER_SAMPLE, 16))) if image.format == "TIFF" else 16
     if bits < 16:
         levels = np.rint(levels * (_DEEPEST / (2**bits - 1))).clip(0, _DEEPEST)
     return levels.astype(np.uint16)
@@ -99,7 +101,8 @@ def is_planar(image: Image.Image) -> bool:
 
 
 def _tag(image: Image.Image, number: int, default: int) -> int | tuple[int, ...]:
-    found: int | tuple[int, ...] = image.tag_v2.get(number, default)  # type: ignore[attr-defined]
+    # A copy, as every process of a pool gets one, is still called a TIFF and has no tags.
+    found: int | tuple[int, ...] = getattr(image, "tag_v2", {}).get(number, default)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,13 @@ __all__ = ["ImageScores", "ScoreJournal"]
 ImageScores = dict[str, dict[str, tuple[float, float]]]
 """PSNR in dB and SSIM of one image, by method and protocol."""
 
-_FILES = "scores-*.jsonl"
-
 
 class ScoreJournal:
     """A folder's scores, by the pixels and by all else that they depend on.
 
     Nothing of another measurement is ever taken over: a score is found only for the same pixels
-    under the same context. Each process appends to a file of its own, and finds what any process
-    has left.
+    under the same context, whose hash is in the names of the files. Each process appends to one of
+    its own, and finds what any process has left.
 
     Args:
         folder: Where the files lie; it has to be there.
@@ -52,14 +50,12 @@ class ScoreJournal:
 
     def __init__(self, folder: Path, context: Mapping[str, Any], *, rank: int = 0) -> None:
         self._folder = folder
-        self._own = folder / f"scores-{rank}.jsonl"
-        self._context = hashlib.sha256(json.dumps(context, sort_keys=True).encode()).hexdigest()
+        name = hashlib.sha256(json.dumps(context, sort_keys=True).encode()).hexdigest()[:32]
+        self._files = f"scores-{name}-*.jsonl"
+        self._own = folder / f"scores-{name}-{rank}.jsonl"
+        self._scores = dict(_lines(folder.glob(self._files)))
         self.found = 0
         """How many images' scores :meth:`find` has found."""
-        self._scores: dict[str, ImageScores] = {}
-        for context_of_line, key, scores in _lines(folder):
-            if context_of_line == self._context:
-                self._scores[key] = scores
 
     def __len__(self) -> int:
         """How many images had scores under this context when the journal was opened."""
@@ -92,7 +88,7 @@ class ScoreJournal:
         Raises:
             DataError: If they cannot be written.
         """
-        line = json.dumps([self._context, _key(gt, lq), scores])
+        line = json.dumps([_key(gt, lq), scores])
         try:
             # What a killed process left of a line ends where the next one begins.
             with self._own.open("a", encoding="utf-8") as file:
@@ -101,12 +97,12 @@ class ScoreJournal:
             raise DataError(f"cannot keep scores in {self._own}: {error}") from error
 
     def discard(self) -> None:
-        """Delete the files of all processes: the measurement is finished.
+        """Delete the files of all processes in this folder: the measurement is finished.
 
         Raises:
             DataError: If one cannot be deleted.
         """
-        for path in self._folder.glob(_FILES):
+        for path in self._folder.glob(self._files):
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
@@ -121,14 +117,14 @@ def _key(gt: NDArray[np.uint8], lq: NDArray[np.uint8]) -> str:
     return digest.hexdigest()
 
 
-def _lines(folder: Path) -> Iterator[tuple[str, str, ImageScores]]:
+def _lines(paths: Iterable[Path]) -> Iterator[tuple[str, ImageScores]]:
     """All whole lines; a killed process may have left half of one."""
-    for path in sorted(folder.glob(_FILES)):
+    for path in sorted(paths):
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"cannot read {path}: {error}") from error
         for line in filter(None, lines):
             with contextlib.suppress(ValueError, TypeError):
-                context, key, scores = json.loads(line)
-                yield context, key, scores
+                key, scores = json.loads(line)
+                yield key, scores

@@ -36,7 +36,7 @@ def with_patience() -> InitProcessGroupKwargs:
     torch ends a run in which one process waits for another for ten minutes (NCCL) or thirty (gloo).
     Images are shared out, not minutes: where one process has larger ones, or those that a slow
     encoder has not made yet, hours of scores would be lost. A process that fails is none that is
-    waited for: the launcher ends all of them.
+    waited for: its launcher ends all that it has started.
 
     Returns:
         For ``Accelerator(kwargs_handlers=[...])``.
