@@ -101,7 +101,7 @@ def test_both_suites_have_a_minimum(repo_root: Path) -> None:
         ("a.txt", b"one", "a.txt: the last line has no end"),
         ("a.txt", b"one\n\n", "a.txt: empty lines at the end"),
         ("a.txt", b"one\n" + b"<" * 7 + b" HEAD\n", "a.txt:2: a conflict marker"),
-        ("a.bin", b"\xff" * 500_001, "a.bin: 500001 bytes; large files live in"),
+        ("a.bin", b"\xff" * 1_000_001, "a.bin: 1000001 bytes; large files live in"),
     ],
 )
 def test_stray_blanks_and_large_files_are_found(
