@@ -248,12 +248,17 @@ def test_the_papers_summary(codec, wanted):
             assert line["paper, at least"] == f"{count} of 16"
 
 
-def test_paper_json_is_the_table(data_root):
-    source = data_root.parent / "paper" / "table_3.csv"
+def published(data_root, name):
+    """Rows of a table of the paper, as it lies beside the data."""
+    source = data_root.parent / "paper" / name
     if not source.is_file():
-        pytest.skip("the paper's table is not beside the data")
+        pytest.skip(f"no paper/{name} beside UCIP_DATA to compare with")
     with source.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+        return list(csv.DictReader(file))
+
+
+def test_paper_json_is_the_table(data_root):
+    rows = published(data_root, "table_3.csv")
     for codec, step in (("webp", 10), ("elic", 1)):
         own = {
             (r["protocol"], r["dataset"], step * int(r["quality"][1:])): PaperCell(
@@ -266,11 +271,7 @@ def test_paper_json_is_the_table(data_root):
 
 
 def test_the_networks_of_table_1_are_those_of_the_table(data_root):
-    source = data_root.parent / "paper" / "tables_1_2.csv"
-    if not source.is_file():
-        pytest.skip("the paper's tables are not beside the data")
-    with source.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = published(data_root, "tables_1_2.csv")
     own = {
         (r["dataset"], r["codec"], int(r["quality"])): (float(r["psnr_db"]), float(r["ssim"]))
         for r in rows

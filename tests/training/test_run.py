@@ -86,6 +86,7 @@ def meet_late(cfg: TrainingOptions) -> None:
     accelerator, *_ = start(cfg)
     time.sleep(3 * accelerator.process_index)
     accelerator.wait_for_everyone()
+    (cfg.output_dir / f"met-{accelerator.process_index}").touch()
 
 
 def test_processes_wait_for_each_other_longer_than_torch_lets_them(
@@ -94,6 +95,7 @@ def test_processes_wait_for_each_other_longer_than_torch_lets_them(
     """Preparing images and measuring take one process hours longer than another."""
     monkeypatch.setattr(distributed_c10d, "default_pg_timeout", timedelta(seconds=1))
     on_two_processes(meet_late, TrainingOptions(output_dir=tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} >= {"met-0", "met-1"}
 
 
 # -- accumulation ---------------------------------------------------------------------------------
